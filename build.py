@@ -99,12 +99,11 @@ def modules(**rooms: str) -> set[str]:
 # A facilitator, the front door of a proxy, a relay of the Tor network; conflux, whose legs share no way in (a page has
 # one).
 SERVERS_ONLY = modules(
-    facilitator="ages crowd decisions drawing draws exchange expiry newcomers partners prober publisher questions"
-    " reaching registry service shared sharing",
+    facilitator="ages crowd decisions drawing draws exchange expiry newcomers partners passing prober publisher"
+    " questions reaching registry service shared sharing",
     circuit="conflux linking",
     netdir="epochs",
     pipes="connect door socks",
-    rdv="group",
     tor="accounting cache dirports entry history publishing relay selftest sets",
     wire="conflux routerdesc sharing",
     crypto="crosscert routersign",

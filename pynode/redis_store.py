@@ -48,7 +48,7 @@ from convergence.facilitator.questions import (
     Tell,
 )
 from convergence.facilitator.service import FacilitatorService
-from convergence.facilitator.sharing import MAX_QUESTIONS, MAX_TOLD, SILENT
+from convergence.facilitator.sharing import SILENT
 from pynode.redis_address import RedisAddress
 
 CONNECT_TIMEOUT = 3.0
@@ -62,7 +62,7 @@ MAX_BATCH = 256
 """Questions in one round trip."""
 READ_AT_ONCE = 512
 """Records, about as many: 400 KB."""
-MAX_QUEUED = MAX_QUESTIONS + MAX_TOLD
+MAX_QUEUED = 2048
 """Questions that wait. One more is refused at once."""
 
 MARK = """
@@ -171,7 +171,6 @@ class RedisStore:
         self._keys = f"{{{address.prefix}}}:"
         self._driver: Driver | None = None
         self._queue: deque[tuple[Question, Callable[[Any], None]]] = deque()
-        self._told: deque[tuple[Question, Callable[[Any], None]]] = deque()  # behind all others
         self._more = asyncio.Event()
         self._idle = asyncio.Event()
         self._connected = False
@@ -203,10 +202,10 @@ class RedisStore:
         assert isinstance(question, Question)
         if not self._connected:
             asyncio.get_running_loop().call_soon(reply, Failure("io", "the store cannot be reached"))
-        elif len(self._queue) + len(self._told) >= MAX_QUEUED:
+        elif len(self._queue) >= MAX_QUEUED:
             asyncio.get_running_loop().call_soon(reply, Failure("io", "the store is too slow"))
         else:
-            (self._told if isinstance(question, Tell) else self._queue).append((question, reply))
+            self._queue.append((question, reply))
             self._idle.clear()
             self._more.set()
 
@@ -320,9 +319,8 @@ class RedisStore:
             self._driver.run(lambda now: self._service.parted(reason, now))
 
     def _refuse_all(self) -> None:
-        waiting = [*self._queue, *self._told]
+        waiting = list(self._queue)
         self._queue.clear()
-        self._told.clear()
         self._idle.set()
         for _, reply in waiting:
             reply(Failure("io", LEFT))
@@ -332,9 +330,7 @@ class RedisStore:
     async def _work(self, client: Redis) -> None:
         while True:
             await self._more.wait()
-            batch = [
-                (self._queue or self._told).popleft() for _ in range(min(len(self._queue) + len(self._told), MAX_BATCH))
-            ]
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
             if not batch:
                 self._more.clear()
                 self._idle.set()

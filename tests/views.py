@@ -80,6 +80,9 @@ class SlowView:
     ) -> None:
         self.held.append(lambda now: self.view.closest(kind, name, self._cut(most), now, then, place=place))
 
+    def values(self, now: float) -> tuple[bytes, ...]:
+        return ()
+
     def get(self, identity: bytes, now: float, then: Any, *, quietly: bool = False) -> None:
         self.held.append(lambda now: self.view.get(identity, now, then, quietly=quietly))
 

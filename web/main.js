@@ -18,6 +18,7 @@ import { byId } from "./ui/dom.js";
 import { fetchCard } from "./ui/fetch.js";
 import { getCard } from "./ui/get.js";
 import { drawLinks } from "./ui/links.js";
+import { showNetwork } from "./ui/network.js";
 import { relayControls } from "./ui/relay.js";
 import { shareCard } from "./ui/share.js";
 import { notice, showStatus } from "./ui/status.js";
@@ -51,6 +52,7 @@ const EMPTY = {
   warnings: [],
   identity: "",
   nodes: 0,
+  epoch: null,
   circuits: [],
   links: [],
   bytes: { sent: 0, received: 0, relayed: 0 },
@@ -175,6 +177,7 @@ function start() {
     showStatus(state, role, Boolean(files));
     circuits.update(state.circuits);
     links.update(state.links);
+    showNetwork(state);
     choices.update(state);
     relay.update(state, role);
     tor.update(state);

@@ -31,6 +31,7 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
         more: dict[str, Any] = {"facilitators": facilitators, "store": store} if store is not None else {}
         if effort:
             more["effort"] = effort
+        more |= {name: answer[name] for name in ("epoch", "draw", "drawn") if name in answer}
         output.record("status", site=site, facilitator=answer.get("facilitator"), nodes=nodes, **more)
     else:
         every = answer.get("registered")
@@ -44,6 +45,8 @@ async def status(arguments: argparse.Namespace, output: Output, stop: asyncio.Ev
                 output.result(line)
         if effort:
             output.result(f"Unusually many nodes join just now: each does about {effort} tries at a puzzle first.")
+        for sentence in network_words(answer, time.time()):
+            output.result(sentence)
         if store is not None:
             _show_facilitators(output, facilitators, store)
     return 0 if connected else 1
@@ -72,6 +75,39 @@ def _show_facilitators(output: Output, facilitators: list[dict[str, Any]], store
     differ = max((abs(one["ahead"]) for one in facilitators if isinstance(one.get("ahead"), int)), default=0)
     if differ:
         output.result(f"Their clocks differ by {_time(differ)}: set them, or nodes of one are refused by the other.")
+
+
+def network_words(answer: dict[str, Any], now: float) -> list[str]:
+    """How nodes are told which nodes there are, and how the random value of the day was drawn; nothing of what the
+    answer does not say."""
+    epoch, drawn, draw = (answer.get(name) for name in ("epoch", "drawn", "draw"))
+    words = []
+    if isinstance(epoch, dict) and isinstance(epoch.get("number"), int) and isinstance(epoch.get("published"), int):
+        age = _time(int(now) - epoch["published"])
+        words.append(f"Nodes are told by header and buckets: epoch {epoch['number']}, signed {age} ago.")
+    elif "epoch" in answer and epoch is None:
+        words.append("Nodes are told by a list: the network is small.")
+    if isinstance(drawn, dict):
+        by, silent = _names(drawn.get("by")), _names(drawn.get("silent"))
+        if len(by) > 1:
+            words.append(f"Today's random value was drawn by {', '.join(by)} together, as this facilitator says.")
+        elif by:
+            words.append(f"Today's random value was drawn by {by[0]} alone, who knew it a day ahead.")
+        else:
+            words.append("Nobody drew today's random value: it could be known a day ahead.")
+        if silent:
+            words.append(f"{', '.join(silent)} had committed to a number for it, and did not tell it.")
+    partners = [one for one in draw if isinstance(one, dict)] if isinstance(draw, list) else []
+    missing = _names([one.get("facilitator") for one in partners if one.get("contributes") is not True])
+    if partners and missing:
+        words.append(f"The next draw misses what {', '.join(missing)} could have said by now.")
+    elif partners:
+        words.append("All others have said for the next draw what they could by now.")
+    return words
+
+
+def _names(values: Any) -> list[str]:
+    return [shown(str(value), 16) for value in values[:16]] if isinstance(values, list) else []
 
 
 def _row(node: dict[str, Any]) -> list[str]:

@@ -142,7 +142,8 @@ WORDS: dict[Code, str] = {
         " check --url and the firewall."
     ),
     FacilitatorWhy.NEWCOMERS: (
-        "Unusually many nodes join just now, so each has to do some work before it is listed ({percent} % done, about)."
+        "Unusually many nodes join just now, so each does some work before others are told of it: about {percent} % of"
+        " this node's is done."
     ),
     FacilitatorWhy.LEAVES_OUT: ("The facilitator says that it lists this node, and shows others a network without it."),
     FacilitatorWhy.OLD: "The facilitator shows this node an old state of the network, not the present one.",

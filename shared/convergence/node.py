@@ -386,6 +386,14 @@ class Node:
         self.transfers.use_own(own, now)
         self.services.use_own(own, now)
 
+    def share_circuits(self, group: bool, now: float) -> None:
+        """Whether all files that it offers share circuits, and all services, from now on. Points see then that these
+        are of one node, and do not forget it. Raises Problem if there are too many for circuits of their own: these go
+        on as before."""
+        self.transfers.share_circuits(group, now)
+        self.services.share_circuits(group, now)
+        self.config = replace(self.config, group=group)
+
     def use_tor(self, config: TorConfig | None, now: float, *, points: bool = False) -> None:
         """Reach the web through this Tor network from now on, and with `points` rendezvous points too; None: as our own
         network does. Fetches are cancelled, and connections that have not opened fail. Those that are open go on,
@@ -451,6 +459,7 @@ class Node:
             "ready_after": None if self._ready_at is None or self._started is None else self._ready_at - self._started,
             "facilitator": self._discovery.connected,
             "nodes": self.view.count(Class.ALL, now),
+            "epoch": self.knowledge.snapshot(now),
             "circuits": [*self.pool.snapshot(), *([] if self.tor is None else self.tor.circuits.snapshot())],
             "links": self.neighbours.snapshot(),
             "introductions": self._rtc.snapshot(),

@@ -180,6 +180,10 @@ class Services:
         self._rdv.use(circuits, now)
         self._disconnect(now)
 
+    def share_circuits(self, group: bool, now: float) -> None:
+        """Whether all that is offered here shares circuits, from now on. Raises Problem for too much that is not to."""
+        self._rdv.share_circuits(group, now)
+
     def use_own(self, own: OwnPoint | None, now: float) -> None:
         """As in RdvService."""
         self._rdv.use_own(own, now)

@@ -177,6 +177,10 @@ class Transfers:
                 self._stop_client(transfer, now)
                 self._need_source(transfer_id, now)
 
+    def share_circuits(self, group: bool, now: float) -> None:
+        """Whether all that is offered here shares circuits, from now on. Raises Problem for too much that is not to."""
+        self._service.share_circuits(group, now)
+
     def use_own(self, own: OwnPoint | None, now: float) -> None:
         """As in RdvService."""
         self._service.use_own(own, now)

@@ -26,7 +26,7 @@ from convergence.wire.facilitator import register_statement as statement
 from pynode.loop import run as run_loop
 from tests.bench.cli import cpu
 from tests.bench.lab import Figure
-from tests.bench.population import describe, key_of
+from tests.bench.population import SERVERS, describe, key_of
 from tests.bench.supervise import step
 from tests.e2e.processes import Command
 from tests.interop.redis.server import RedisServer
@@ -47,7 +47,6 @@ SENT = (
     *(RecordType.HELLO, RecordType.REGISTERED, RecordType.DELIVER, RecordType.REPLY, RecordType.UNREACHABLE),
     RecordType.ERROR,
 )
-BROWSER = 1  # the first number of a node without an address
 
 
 def run(tiny: bool = False) -> list[Figure]:
@@ -94,7 +93,7 @@ def measured(what: str, nodes: int, asked: int, at: list[Facilitator], store: in
     answered: list[int] = []
 
     async def scenario() -> float:
-        crowd = [Node(BROWSER + number + number // 15, at[number % len(at)].port) for number in range(nodes)]
+        crowd = [Node(_browser(number), at[number % len(at)].port) for number in range(nodes)]
         try:
             await asyncio.to_thread(_until_known, at, 0)
             for first in range(0, nodes, 50):
@@ -135,6 +134,11 @@ def _until_known(at: list[Facilitator], nodes: int) -> None:
             if shared and status["registered"] == nodes and len(status.get("facilitators", [None])) == len(at):
                 break
             time.sleep(0.1)
+
+
+def _browser(number: int) -> int:
+    """The number in the population of one without an address: nobody dials it."""
+    return number + number // (SERVERS - 1) + 1
 
 
 def _others(crowd: list[Node], number: int, asked: int) -> list[bytes]:

@@ -20,8 +20,9 @@ from math import log
 from convergence.facilitator.registry import NODE_MEMORY
 from convergence.netdir.bucketview import HELD
 from convergence.netdir.headers import EPOCH
-from convergence.netdir.view import place_of_name
+from convergence.outbox import Outbox
 from convergence.rdv.ring import POINTS
+from convergence.rdv.sweep import Sweep
 from convergence.wire.buckets import DAY, RingKind
 from convergence.wire.facilitator import RecordType, encode_record
 from tests.bench import introductions, names
@@ -30,6 +31,7 @@ from tests.bench.memory import resident
 from tests.bench.newcomer import CIRCUITS, Newcomer
 from tests.bench.population import LONG, SERVERS, START, Population, channel_of, number_of
 from tests.bench.supervise import step
+from tests.unit.circuit.rig import SeededRng
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 QUICK = (1_000, 10_000)
@@ -65,7 +67,7 @@ class Costs:
         day_bytes, day: of a client that chooses paths in each epoch, while tabs come and go.
         paths, sample, closest, get: of a client that has what it needs, each.
         points: of many names, in all.
-        swept, unordered: look-ups for them in the order of the ring, and for fewer as the names come.
+        swept, unordered: look-ups for them in the order that a node takes, and for fewer as the names come.
     """
 
     nodes: int
@@ -221,7 +223,9 @@ def _look_ups(network: Population, number: int, count: int, *, in_order: bool) -
     value = header.value.value
     names = [sha256(b"%d" % number).digest() for number in range(count)]
     if in_order:
-        names.sort(key=lambda name: place_of_name(value, name))
+        sweep = Sweep(Outbox(), SeededRng("sweep"), names, lambda name, now: None)
+        sweep.use((value,), network.now)
+        names.sort(key=sweep.order)
     client.fetched.clear()
     points = set()
     for name in names:
@@ -271,7 +275,7 @@ def _times(costs: Costs) -> str:
 def _look_ups_note(costs: Costs) -> str:
     names = min(NAMES, costs.nodes)
     others = f"{costs.unordered:,} for {min(SAMPLE, names):,}"
-    return f"in the order of the ring: {costs.swept / names:.3f} of one by one; in another order {others}"
+    return f"in the order that a node takes: {costs.swept / names:.3f} of one by one; in another order {others}"
 
 
 def _ratios(small: Costs, large: Costs) -> list[Figure]:

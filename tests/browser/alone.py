@@ -47,6 +47,7 @@ SETTINGS = {
     "rdv": True,
     "direct": False,
     "metered": False,
+    "group": False,
     "tor": False,
     "circuits": 1024,
     "streams": 1024,

@@ -227,8 +227,7 @@ def test_hostile_names_are_shown_as_harmless_text_and_saved_under_a_harmless_nam
     with page.expect_download() as download:
         page.get_by_test_id("save").click()
     assert download.value.suggested_filename == saved_name(HOSTILE).lstrip(".")  # the browser drops dots
-    tell(page, state={"transfers": [transfer(name=HOSTILE, state="done", have=1048576, sources=1)]})
-    expect(page.get_by_test_id("transfer-note")).to_contain_text("Saved as .._..__img src")
+    expect(page.get_by_test_id("transfer-note")).to_contain_text("Saved as \u2068_..__img src")
     assert Path(download.value.path()).read_text() == "<script>document.title = 2</script>"
     assert page.title() == "Convergence"
 
@@ -319,6 +318,7 @@ def test_a_lie_of_the_facilitator_stays_on_the_page(open_page: Callable[..., Pag
     tell(page, state={"trouble": None})
     expect(page.get_by_test_id("error")).to_contain_text("The facilitator contradicts itself")
     expect(page.get_by_test_id("error")).to_contain_text("shows others a network without it")
+    expect(page.get_by_test_id("error")).to_contain_text("use the site of another network")
 
 
 def test_what_was_fetched_is_shown_as_text_only(open_page: Callable[..., Page]) -> None:
@@ -429,6 +429,31 @@ def test_neighbours_are_drawn_and_told_in_words(open_page: Callable[..., Page]) 
     expect(links).to_be_hidden()
     expect(page.get_by_text("WebRTC, directly")).to_be_hidden()
     expect(page.get_by_test_id("links-failed")).to_be_empty()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "words"),
+    [
+        (None, "Your node has the list of all of them."),
+        ({"drawn": None}, "has not been checked yet."),
+        ({"drawn": {"announced": False, "committed": 0, "counted": 0}}, "cannot be checked"),
+        ({"drawn": {"announced": True, "committed": 3, "counted": 2}}, "drawn by 2 facilitators together."),
+        ({"drawn": {"announced": True, "committed": 1, "counted": 1}}, "drawn by one facilitator alone"),
+        ({"drawn": {"announced": True, "committed": 1, "counted": 0}}, "Nobody drew today's random value"),
+    ],
+)
+def test_the_network_is_told_with_its_age_and_the_draw(
+    open_page: Callable[..., Page], epoch: dict[str, Any] | None, words: str
+) -> None:
+    known = None if epoch is None else {"number": 2_880_012, "age": 245, **epoch}
+    page = open_page(**READY, nodes=12_345, epoch=known)
+    expect(page.get_by_test_id("network-count")).to_have_text("12,345 nodes")
+    note = page.get_by_test_id("network-note")
+    expect(note).to_contain_text(words)
+    if known is not None:
+        expect(note).to_contain_text("epoch 2880012, signed 4 min ago")
+    tell(page, state={"nodes": 0})
+    expect(note).to_be_hidden()
 
 
 def test_of_many_neighbours_some_are_drawn_and_the_others_counted(open_page: Callable[..., Page]) -> None:

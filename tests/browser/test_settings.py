@@ -77,8 +77,9 @@ def test_settings_reach_the_node_and_are_there_at_the_next_visit(
         put(one.page, name, value)
     one.page.get_by_test_id("set-rdv").uncheck()
     one.page.get_by_test_id("set-direct").check()
+    one.page.get_by_test_id("set-group").check()
     wanted = {"volume": 1, "circuits": 5, "upload": 2.5, "share": 100, "hops": 3}
-    wanted |= {"rdv": False, "direct": True, "relay": True}
+    wanted |= {"rdv": False, "direct": True, "group": True, "relay": True}
     one.until("Object.entries(argument).every(([name, value]) => state.settings?.[name] === value)", wanted)
     one.until("state.circuits.length >= 5 && state.circuits.every((circuit) => circuit.hops.length === 3)")
     one.page.reload()

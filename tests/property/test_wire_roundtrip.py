@@ -172,6 +172,10 @@ circuit_request = st.builds(
     st.frozensets(st.builds(extensions.Capability, u8, u8), max_size=extensions.MAX_CAPABILITIES),
 )
 name = st.binary(min_size=sharing.NAME_LEN, max_size=sharing.NAME_LEN)
+passed = st.one_of(
+    st.builds(sharing.Forward, u64, key, u32, name, sealed),
+    st.builds(sharing.Back, u64, key, u8, st.binary(max_size=300)),
+)
 shared = st.one_of(
     st.builds(sharing.NodeRecord, name, u64, u64, name, st.binary(max_size=descriptor.MAX_DESCRIPTOR)),
     st.builds(sharing.Dropped, key, u64),
@@ -180,8 +184,7 @@ shared = st.one_of(
         *(u32, u32, u64, u64, st.text(st.characters(codec="ascii"), max_size=64), st.booleans()),
         st.lists(name, max_size=3).map(tuple),
     ),
-    st.builds(sharing.Forward, u64, key, u32, name, sealed),
-    st.builds(sharing.Back, u64, key, u8, st.binary(max_size=300)),
+    st.builds(sharing.Passed, st.lists(passed, max_size=3).map(tuple)),
 )
 shared_value = st.builds(buckets.SharedValue, key, u64)
 header = st.builds(

@@ -73,7 +73,8 @@ export const CAUSES = {
   "facilitator-refuses": ({ detail }) => `The facilitator refuses${because(detail)}.`,
   "facilitator-not-reached": "The facilitator cannot reach this node at its address, so others are not told of it.",
   "facilitator-newcomers": ({ percent }) =>
-    `Unusually many nodes join just now, so each has to do some work before it is listed (${percent} % done, about).`,
+    `Unusually many nodes join just now, so each does some work before others are told of it: about ${percent} % of ` +
+    "yours is done. Your node can be used meanwhile.",
   "facilitator-leaves-out": "The facilitator says that it lists this node, and shows others a network without it.",
   "facilitator-old": "The facilitator shows this device an old state of the network, not the present one.",
   "facilitator-contradicts":

@@ -139,14 +139,15 @@ function transferView(first, command) {
   );
   const speed = speedometer();
   let savedAs = "";
+  let last = first;
 
   const saveTransfer = async () => {
     save.disabled = true;
     setText(save, "Preparing");
     try {
       const { blob, name: saved } = await command("save", { id: first.id });
-      saveBlob(blob, saved);
-      savedAs = saved;
+      savedAs = saveBlob(blob, saved);
+      setText(note, transferNote(last, 0, savedAs));
     } catch (failure) {
       setText(note, sentence(failure.message));
     } finally {
@@ -157,6 +158,7 @@ function transferView(first, command) {
   return {
     root,
     update(item) {
+      last = item;
       const active = ACTIVE.has(item.state);
       const known = item.size !== null;
       root.dataset.state = item.state;
@@ -180,7 +182,10 @@ function transferNote(item, rate, savedAs) {
   const part = item.size ? `${bytes(item.have)} of ${bytes(item.size)}` : "";
   if (item.state === "done") {
     const checked = item.pieces === 1 ? "Its one piece was" : `All ${count(item.pieces, "piece")} were`;
-    const other = savedAs && savedAs !== item.name ? ` Saved as ${savedAs}: the name could mislead.` : "";
+    const other =
+      savedAs && savedAs !== item.name.replace(/^\.+/, "")
+        ? ` Saved as \u2068${savedAs}\u2069: its own name could mislead.`
+        : "";
     return `Complete. ${checked} checked against the link.${other}`;
   }
   if (item.state !== "running") {

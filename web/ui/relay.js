@@ -10,7 +10,7 @@ import { byId, setText } from "./dom.js";
 import { RANGES, watchMetered } from "./settings.js";
 import { bytes, count, sentence } from "./words.js";
 
-const FLAGS = ["rdv", "direct", "metered"];
+const FLAGS = ["rdv", "direct", "metered", "group"];
 const NUMBERS = Object.keys(RANGES);
 const STOPPED = {
   starting: "Begins when your node runs",

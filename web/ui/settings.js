@@ -3,10 +3,11 @@
  * metered connection.
  * Does not: show it, or tell the node.
  *
- * Settings: `{relay, rdv, direct, metered, tor: boolean, circuits, streams, upload, share, volume, hops: number}`: work
- * for others at all; be a meeting point; serve there what this browser shares; relay also on metered connections; use
- * the Tor network; circuits and streams of others at once; what the connection can upload (Mbit/s) and the percentage
- * of it for others; MiB to relay a visit (0: no limit); hops of the own circuits.
+ * Settings: `{relay, rdv, direct, metered, group, tor: boolean, circuits, streams, upload, share, volume, hops:
+ * number}`: work for others at all; be a meeting point; serve there what this browser shares; relay also on metered
+ * connections; let all that is shared use the same circuits; use the Tor network; circuits and streams of others at
+ * once; what the connection can upload (Mbit/s) and the percentage of it for others; MiB to relay a visit (0: no
+ * limit); hops of the own circuits.
  */
 
 const KEY = "convergence-settings";
@@ -16,6 +17,7 @@ export const DEFAULTS = Object.freeze({
   rdv: true,
   direct: false,
   metered: false,
+  group: false,
   tor: false,
   circuits: 1024,
   streams: 1024,

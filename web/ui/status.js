@@ -10,6 +10,9 @@ import { bytes, count } from "./words.js";
 
 const MARKED =
   "Your bookmark started this page: after a reload, click the bookmark again, and use nothing before that.";
+const LIED =
+  "Whoever chooses which nodes you meet can find out whom you are in touch with: use the site of another network for " +
+  "what has to stay secret.";
 
 /**
  * @param {object} state
@@ -43,7 +46,7 @@ export function showStatus(state, role, marked) {
   else dismiss("failed");
   if (state.trouble && !state.failed) notice("trouble", troubleWords(state.trouble));
   else dismiss("trouble");
-  for (const warning of state.warnings) notice(warning.code, troubleWords(warning));
+  if (state.warnings.length) notice("lies", [...state.warnings.map(troubleWords), LIED].join(" "));
 }
 
 /**

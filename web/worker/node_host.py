@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urljoin
 
@@ -86,6 +87,7 @@ class NodeHost:
             limits=self._limits,
             hops=self._settings.hops,
             direct=self._settings.direct,
+            group=self._settings.group,
         )
         crypto, rng = BrowserCrypto(), BrowserRng()
         keys = NodeKeys.generate(crypto, rng)
@@ -219,6 +221,11 @@ class NodeHost:
 
         self._run(apply)
         self._tor.use(settings.tor)
+        try:
+            self._run(lambda now: self._node.share_circuits(settings.group, now))
+        except Problem:  # there are too many
+            self._settings = replace(settings, group=True)
+            raise
 
     @property
     def _roles(self) -> Role:
@@ -378,6 +385,7 @@ class NodeHost:
             "warnings": list(self._warnings.values()),
             "identity": self._identity,
             "nodes": snapshot["nodes"],
+            "epoch": snapshot["epoch"],
             "circuits": circuits,
             "links": links,
             "relay": self._relay_view(snapshot["relay"], reachable),

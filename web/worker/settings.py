@@ -22,6 +22,7 @@ class Settings:
     relay: bool
     rdv: bool
     direct: bool  # serve what is shared to whoever's circuit ends here
+    group: bool  # all that is shared uses the same circuits
     metered: bool  # relay also on metered connections
     tor: bool  # what the person fetches goes through the Tor network
     circuits: int

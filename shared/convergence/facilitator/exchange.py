@@ -2,7 +2,7 @@
 
 Does: chain the switchboards of two facilitators (introduction/signalling.py), so that both hold their limits: the
 asker's own where its channel is, those of the target, which count by source, where that one's is.
-Does not: keep or read signals, or pass any on a second time.
+Does not: keep or read signals, gather them (passing.py), or pass any on a second time.
 
     asker -- SIGNAL --> its facilitator == Forward ==> the target's facilitator -- DELIVER --> target
     asker <-- REPLY, UNREACHABLE -- its facilitator <== Back == the target's facilitator <-- REPLY -- target
@@ -14,10 +14,11 @@ the first is a pipe that an asker is on.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import Protocol, cast
 
-from convergence.effects import Failure
 from convergence.errors import ParseError
+from convergence.facilitator.passing import Passing
 from convergence.facilitator.sharing import Sharing
 from convergence.introduction.signalling import MAX_TAGS, TAG_LIFETIME, Pipe, Switchboard
 from convergence.outbox import Outbox, Timer
@@ -42,6 +43,7 @@ class _Onward:
         self._asker = asker
         self._to = to
         self.holder = holder
+        self.asker_source = asker.source
 
     @property
     def source(self) -> Hashable:
@@ -50,7 +52,7 @@ class _Onward:
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """Only DELIVER comes this way."""
         delivery = Delivery.parse(body)
-        source = bytes.fromhex(self._asker.source) if isinstance(self._asker.source, str) else NOBODY
+        source = bytes.fromhex(self.asker_source) if isinstance(self.asker_source, str) else NOBODY
         forward = Forward(self._asker.number, self._to, delivery.tag, source, delivery.sealed)
         self._exchange.send_on(self, forward, now)
 
@@ -58,8 +60,8 @@ class _Onward:
 class _Back:
     """From a node here to one asker there: a pipe that an asker is on."""
 
-    def __init__(self, sharing: Sharing, holder: bytes, asker: int, to: bytes, source: Hashable) -> None:
-        self._sharing = sharing
+    def __init__(self, exchange: Exchange, holder: bytes, asker: int, to: bytes, source: Hashable) -> None:
+        self._exchange = exchange
         self.holder = holder
         self._asker = asker
         self._to = to
@@ -71,7 +73,11 @@ class _Back:
 
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         """REPLY and UNREACHABLE come this way."""
-        self._sharing.tell(self.holder, Back(self._asker, self._to, kind, body), now)
+        back = Back(self._asker, self._to, kind, body)
+        if kind is RecordType.REPLY:
+            self._exchange.send_back(self, back, now)
+        else:
+            self._exchange.refuse(self.holder, self.source, back, now)
 
 
 class Exchange:
@@ -79,17 +85,25 @@ class Exchange:
 
     Args:
         holder: the other facilitator that has the channel of a node, if one has.
+        source: where a node registered from.
 
     Attributes:
         max_pipes: between two nodes, as there are introductions.
     """
 
-    def __init__(self, outbox: Outbox, sharing: Sharing, holder: Callable[[bytes], bytes | None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        sharing: Sharing,
+        holder: Callable[[bytes], bytes | None],
+        source: Callable[[bytes], Hashable],
+    ) -> None:
         self.switchboard = Switchboard(outbox, self._elsewhere)
         self.max_pipes = MAX_TAGS
         self._outbox = outbox
-        self._sharing = sharing
+        self._passing = Passing(outbox, sharing)
         self._holder = holder
+        self._source = source
         self._pipes: dict[tuple[object, ...], tuple[_Onward | _Back, Timer]] = {}
 
     def _elsewhere(self, to: bytes, asker: Pipe, now: float) -> Pipe | None:
@@ -100,18 +114,30 @@ class Exchange:
         return self._pipe((holder, channel.number, to, "on"), lambda: _Onward(self, channel, to, holder), now)
 
     def send_on(self, pipe: _Onward, forward: Forward, now: float) -> None:
-        def sent(result: int | None | Failure, now: float) -> None:
-            if isinstance(result, Failure) or result == 0:  # it does not work now, or nobody listens there any more
-                reason = UnreachableReason.BUSY if isinstance(result, Failure) else UnreachableReason.UNKNOWN
-                self.switchboard.refused(pipe, Unreachable(forward.tag, reason).encode(), now)
+        def lost(why: UnreachableReason, now: float) -> None:
+            self.switchboard.refused(pipe, Unreachable(forward.tag, why).encode(), now)
 
-        self._sharing.tell(pipe.holder, forward, now, sent)
+        self._passing.signal(pipe.holder, pipe.asker_source, forward, lost, now)
+
+    def send_back(self, pipe: _Back, back: Back, now: float) -> None:
+        """It takes a place of the node that answers. The asker hears at once of an answer that is lost."""
+
+        def lost(why: UnreachableReason, now: float) -> None:
+            if why is UnreachableReason.BUSY:
+                refusal = Unreachable(Delivery.parse(back.body).tag, why).encode()
+                self.refuse(pipe.holder, pipe.source, replace(back, kind=RecordType.UNREACHABLE, body=refusal), now)
+
+        self._passing.signal(pipe.holder, self._source(back.to), back, lost, now)
+
+    def refuse(self, holder: bytes, source: Hashable, back: Back, now: float) -> None:
+        """It takes a place of the asker."""
+        self._passing.refuse(holder, source, back, now)
 
     def forwarded(self, sender: bytes, forward: Forward, now: float) -> None:
         source = forward.source.hex() if forward.source != NOBODY else ""
         pipe = self._pipe(
             (sender, forward.asker, forward.to, "back"),
-            lambda: _Back(self._sharing, sender, forward.asker, forward.to, source),
+            lambda: _Back(self, sender, forward.asker, forward.to, source),
             now,
         )
         if pipe is not None:
@@ -119,7 +145,7 @@ class Exchange:
             return
         refusal = Unreachable(forward.tag, UnreachableReason.BUSY).encode()
         back = Back(forward.asker, forward.to, RecordType.UNREACHABLE, refusal)
-        self._sharing.tell(sender, back, now)
+        self.refuse(sender, source or forward.asker, back, now)
 
     def answered(self, sender: bytes, back: Back, now: float) -> None:
         known = self._pipes.get((sender, back.asker, back.to, "on"))

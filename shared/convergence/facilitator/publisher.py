@@ -141,6 +141,19 @@ class Publisher:
         if self._draws.hear(draw, now):
             self._save(now)
 
+    def health(self, now: float) -> dict[str, Any]:
+        """JSON-able: the epoch whose header is told, None while the list serves; and who drew today's value, beside
+        whom nobody else committed to a number but who was silent then."""
+        header, parts = self.header(now), self._draws.draw(self._draws.day).parts
+        names = [(commit.facilitator.hex()[:16], number is not None) for commit, number in parts]
+        return {
+            "epoch": None if header is None else {"number": header.epoch, "published": header.published},
+            "drawn": {
+                "by": [name for name, counts in names if counts],
+                "silent": [name for name, counts in names if not counts],
+            },
+        }
+
     # Epochs
 
     def _plan(self, now: float) -> None:

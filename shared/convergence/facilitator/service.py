@@ -25,6 +25,7 @@ from typing import Any
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol, Send
 from convergence.errors import ParseError
 from convergence.events import Refused
+from convergence.facilitator.crowd import Crowd
 from convergence.facilitator.decisions import SharedPublisher
 from convergence.facilitator.exchange import Exchange
 from convergence.facilitator.newcomers import Newcomers
@@ -35,7 +36,7 @@ from convergence.facilitator.registry import Node, Refusal, Registry, RegistryLi
 from convergence.facilitator.shared import SharedRegistry
 from convergence.facilitator.sharing import Sharing
 from convergence.introduction.signalling import MAX_TAGS, Switchboard
-from convergence.limits import TokenBucket, gives_way
+from convergence.limits import TokenBucket
 from convergence.outbox import Outbox
 from convergence.ports import Binding, Crypto, Rng
 from convergence.states import TIMEOUT, StateMachine, Table
@@ -154,7 +155,7 @@ class _Channel:
         self.number = number
         self.network = network  # where it comes from
         self.nonce = nonce  # of our HELLO
-        self.machine = StateMachine(CHANNEL, outbox, self._idle, now)
+        self.machine = StateMachine(CHANNEL, outbox, self, now)
         self.congested = False
         self.listed = False  # whether it got the list
         self.waiting: deque[tuple[RecordType, bytes]] | None = None  # requests behind a registration
@@ -184,7 +185,8 @@ class _Channel:
             self._fetches = TokenBucket(self._outbox, FETCHES_PER_SECOND, FETCHES_BURST)
         return self._fetches
 
-    def _idle(self, state: State, now: float) -> None:
+    def __call__(self, state: State, now: float) -> None:
+        """Time has ended this state. A bound method for its machine would take 80 bytes more of each."""
         self._on_idle(self.number, "idle", now)
 
     @property
@@ -243,6 +245,7 @@ class FacilitatorService:
         self._limits = limits = limits or RegistryLimits()
         tags = max(MAX_TAGS, TAGS_PER_CHANNEL * limits.channels)
         self._channels: dict[int, _Channel] = {}
+        self._crowd: Crowd[int] = Crowd()  # of those whose networks are known: any other has but itself
         self._on_idle = self._close  # one for all channels
         self._leaving: Callable[[float], object] | None = None
         others = others or {}
@@ -262,7 +265,7 @@ class FacilitatorService:
                 on_dropped=self._dropped,
             )
             publisher = SharedPublisher(outbox, crypto, rng, seed, self.sharing, **told)
-            exchange = Exchange(outbox, self.sharing, registry.holder)
+            exchange = Exchange(outbox, self.sharing, registry.holder, registry.source)
             exchange.max_pipes = tags
             self._switchboard = exchange.switchboard
             self.sharing.nodes, self.sharing.signals, self.sharing.headers = registry, exchange, publisher
@@ -311,16 +314,18 @@ class FacilitatorService:
             network = sys.intern(self._source(channel))  # one text for all of its nodes
             state = _Channel(channel, network, hello.nonce, self._outbox, self._on_idle, now)
             self._channels[channel] = state
+            if network:
+                self._crowd.add(network, channel)
             state.answer(RecordType.HELLO, hello.encode())
 
-    def _has_room(self, source: Hashable, now: float) -> bool:
-        """Whether there is a place for one more channel. If all are taken, the source that has most loses one: however
-        many come from elsewhere, whoever has few gets in."""
+    def _has_room(self, source: str, now: float) -> bool:
+        """Whether there is a place for one more channel. If all are taken, the source that has most loses its newest
+        one: however many come from elsewhere, whoever has few gets in."""
         if len(self._channels) < self._limits.channels:
             return True
-        spare = gives_way(self._channels.values(), source)
+        spare = self._crowd.gives_way(source)
         if spare is not None:
-            self._close(spare.number, "too many open channels from your network", now)
+            self._close(spare, "too many open channels from your network", now)
         return spare is not None
 
     def woke(self, by: float, now: float) -> None:
@@ -393,6 +398,7 @@ class FacilitatorService:
             "version": self._version,
             "channels": len(self._channels),
             "draw": self._partners.health(now),
+            **self._publisher.health(now),
             "effort": self._newcomers.effort,
             **self._registry.health(now),
         }
@@ -570,6 +576,8 @@ class FacilitatorService:
             return
         if not state.machine.final:
             state.machine.move("close", now)
+        if state.network:
+            self._crowd.remove(state.network, channel)
         self._newcomers.forget(channel)
         self._switchboard.unregister(state, now)
         node = self._registry.nodes.get(state.identity) if state.identity is not None else None

@@ -16,7 +16,7 @@ If nothing was heard of that one since this one began, all may have been away: n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Hashable
 from hashlib import sha256
 from typing import Any
 
@@ -71,6 +71,11 @@ class SharedRegistry(Registry):
         """The other facilitator that has this node's channel, if one does."""
         node = self.nodes.get(identity)
         return None if node is None or node.holder in (NOBODY, self._sharing.name) else node.holder
+
+    def source(self, identity: bytes) -> Hashable:
+        """Where this node registered from, the node itself where that is unknown."""
+        node = self.nodes.get(identity)
+        return (node and node.source) or identity
 
     def ours(self, node: Node) -> bool:
         """The one with its channel does or, where there is none, one that all agree on."""

@@ -46,6 +46,7 @@ from convergence.wire.sharing import (
     Dropped,
     Forward,
     NodeRecord,
+    Passed,
     Shared,
     encode_shared,
     parse_shared,
@@ -57,15 +58,10 @@ SILENT = 10.0
 """...and without one, until the others hold it for dead."""
 QUESTION_TIMEOUT = 2.0
 """Seconds that a question may take; nodes wait for some of them."""
-TELL_TIMEOUT = 5.0
-"""The same of what is told, which others may be in front of."""
 READ_TIMEOUT = 15.0
 """Seconds that some hundred records may take which are read."""
 MAX_QUESTIONS = 1024
 """Questions under way. One more fails at once."""
-MAX_TOLD = 8192
-"""The same of what is told, which goes behind them: whoever sends many signals does not stop what has to be written.
-10 MB: a burst of a signal from each of so many channels waits, instead of being refused."""
 MAX_TROUBLES = 8
 """Reasons that are told until the store works again."""
 MAX_FACILITATORS = 64
@@ -232,7 +228,7 @@ class Sharing:
         self._strangers: dict[bytes, Peer] = {}
         self._greetings = TokenBucket(outbox, GREETINGS_PER_SECOND, GREETINGS_BURST)
         self._machine: StateMachine[State] | None = None
-        self._under_way = {True: 0, False: 0}  # of what is told, and of other questions
+        self._under_way = 0  # questions
         self._readings = 0
         self._troubles: set[str] = set()
 
@@ -328,10 +324,12 @@ class Sharing:
                 self.headers.heard(draw, now)
             case Beat():
                 self._beat(name, peer, item, now)
-            case Forward() if name in self.peers:
-                self.signals.forwarded(name, item, now)
-            case Back() if name in self.peers:
-                self.signals.answered(name, item, now)
+            case Passed(items) if name in self.peers:
+                for one in items:
+                    if isinstance(one, Forward):
+                        self.signals.forwarded(name, one, now)
+                    else:
+                        self.signals.answered(name, one, now)
 
     def _stranger(self, name: bytes) -> Peer:
         if name not in self._strangers:
@@ -408,27 +406,26 @@ class Sharing:
     def ask(self, question: Question, then: Callable[[Any, float], None], now: float) -> None:
         """`then` is called once, within QUESTION_TIMEOUT, never before this returns."""
         waiting = True
-        told = isinstance(question, Tell)
 
         def end(result: Any, now: float) -> None:
             nonlocal waiting
             if waiting:
                 waiting = False
                 timer.cancel()
-                if isinstance(result, Failure) and not told:  # what is told may wait for us: the store may be well
+                if isinstance(result, Failure):
                     self._failed(result, now)
                 then(result, now)
 
         def answered(result: Any, now: float) -> None:
-            self._under_way[told] -= 1
+            self._under_way -= 1
             end(result, now)
 
-        limit = TELL_TIMEOUT if told else READ_TIMEOUT if isinstance(question, Read) else QUESTION_TIMEOUT
+        limit = READ_TIMEOUT if isinstance(question, Read) else QUESTION_TIMEOUT
         slow = Failure("slow", f"no answer in {limit:.0f} seconds")
-        if self._under_way[told] >= (MAX_TOLD if told else MAX_QUESTIONS):
+        if self._under_way >= MAX_QUESTIONS:
             limit, slow = 0.0, Failure("slow", "too many questions wait for an answer")
         else:
-            self._under_way[told] += 1
+            self._under_way += 1
             self._outbox.consult(question, answered)
         timer = self._outbox.call_at(now + limit, lambda now: end(slow, now))
 

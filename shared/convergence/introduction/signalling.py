@@ -15,9 +15,8 @@ to a SIGNAL (odd tags) or to a DELIVER (even tags). Each class here ignores the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from itertools import count
 from typing import Protocol
 
 from convergence.codes import RtcWhy
@@ -83,9 +82,9 @@ class Carrier(Protocol):
         ...
 
 
-def _tags(start: int) -> Iterator[int]:
-    """Every second number (u32) from `start` on."""
-    return (number & 0xFFFFFFFF for number in count(start, 2))
+def _after(tag: int) -> int:
+    """The next tag of the same end of a pipe: every second u32."""
+    return tag + 2 & 0xFFFFFFFF
 
 
 # Asking
@@ -112,7 +111,7 @@ class Signals:
     def __init__(self, outbox: Outbox, send: Callable[[RecordType, bytes, float], object]) -> None:
         self._outbox = outbox
         self._send = send
-        self._next_tag = _tags(1)
+        self._next_tag = 1
         self._asked: dict[int, _Asked] = {}
         self._closed = False
 
@@ -123,7 +122,7 @@ class Signals:
             why = Why(RtcWhy.NO_CARRIER if self._closed else RtcWhy.BUSY)
             self._outbox.call_at(now, lambda later: refused(why, later))
             return
-        tag = next(self._next_tag)
+        tag, self._next_tag = self._next_tag, _after(self._next_tag)
         expiry = self._outbox.call_at(now + TAG_LIFETIME, lambda later: self._forget(tag))
         self._asked[tag] = _Asked(answered, refused, expiry)
         self._send(RecordType.SIGNAL, Signal(tag, to, sealed).encode(), now)
@@ -186,10 +185,6 @@ class _Port:
     def send(self, kind: RecordType, body: bytes, now: float) -> None:
         if self.pipe is not None:
             self.pipe.send(kind, body, now)
-
-    def tag(self) -> int:
-        tag, self.next_tag = self.next_tag, self.next_tag + 2 & 0xFFFFFFFF
-        return tag
 
 
 @dataclass(slots=True, eq=False)
@@ -260,7 +255,7 @@ class Switchboard:
         elif self._busy(asker, target):
             self._refuse(asker, signal.tag, UnreachableReason.BUSY, now)
         else:
-            tag = target.tag()
+            tag, target.next_tag = target.next_tag, _after(target.next_tag)
             introduction = _Introduction(self._outbox.steady(now), tag, asker, signal.tag, target)
             asker.asked = asker.asked or {}
             asker.asked[introduction] = None

@@ -173,8 +173,15 @@ class BucketView:
         if not self.large or header is None:
             self._otherwise.closest(kind, name, count, now, then, place=place)
             return
-        kinds = KINDS[kind] if header.published % DAY < OVERLAP else KINDS[kind][:1]
+        kinds = KINDS[kind][: len(self.values(now))]
         together([partial(self._walk, header, ring, name, place, count, now) for ring in kinds], then, now)
+
+    def values(self, now: float) -> tuple[bytes, ...]:
+        header = self._headers.newest
+        if not self.large or header is None:
+            return ()
+        values = header.value.value, header.before.value
+        return values if header.published % DAY < OVERLAP else values[:1]
 
     def get(self, identity: bytes, now: float, then: Found[Descriptor | None], *, quietly: bool = False) -> None:
         header = self._headers.newest

@@ -42,16 +42,23 @@ class DrawCheck:
         self._headers = headers
         self._ask = ask
         self._day = 0  # whose value was looked at last
+        self.said: DrawChecked | None = None
+        """What was found of that; None while nothing is."""
 
     def header(self, now: float) -> None:
         newest, before = self._headers.newest, self._headers.yesterday
         if newest is None or newest.published // DAY <= self._day:
             return
         self._day = newest.published // DAY
+        self.said = None
         if before is None or before.published // DAY != self._day - 1 or before.committed == bytes(HASH_LEN):
-            self._outbox.emit(DrawChecked(self._day, announced=False))
+            self._say(DrawChecked(self._day, announced=False))
         else:
             self._later(before, newest, ATTEMPTS, WITHIN * fraction(self._rng), now)
+
+    def _say(self, said: DrawChecked) -> None:
+        self.said = said
+        self._outbox.emit(said)
 
     def _later(self, before: EpochHeader, header: EpochHeader, left: int, pause: float, now: float) -> None:
         self._outbox.call_at(now + pause, lambda now: self._go(before, header, left, now))
@@ -68,7 +75,7 @@ class DrawCheck:
             verdict = judge(draw, day, before.committed, header.before, value, verify)
             if verdict is Verdict.HOLDS:
                 counted = sum(number is not None for _, number in draw.parts)
-                self._outbox.emit(DrawChecked(day, announced=True, committed=len(draw.parts), counted=counted))
+                self._say(DrawChecked(day, announced=True, committed=len(draw.parts), counted=counted))
             elif verdict is Verdict.FALSE:
                 proof = {"first": before.encode().hex(), "second": header.encode().hex(), "draw": draw.encode().hex()}
                 self._outbox.emit(Trouble(Why(FacilitatorWhy.FALSE_VALUE, proof)))

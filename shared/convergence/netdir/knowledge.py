@@ -8,6 +8,7 @@ Does not: fetch lists or buckets (facilitator/client.py, introduction/fetching.p
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from convergence.chance import fraction
 from convergence.codes import FacilitatorWhy
@@ -111,6 +112,15 @@ class Knowledge:
             return False
         steady = self._outbox.steady(now)
         return steady < listed[1] + ABSENCE and steady >= listed[0] + STABLE_AGE
+
+    def snapshot(self, now: float) -> dict[str, Any] | None:
+        """JSON-able, of a large network: the epoch in use, how many seconds ago its header was signed, and how today's
+        random value was drawn (None: nothing is known of that yet, or it was not drawn as announced)."""
+        header, said = self.headers.newest, self._draws.said
+        if header is None or not self.view.large:
+            return None
+        drawn = None if said is None else {name: getattr(said, name) for name in ("announced", "committed", "counted")}
+        return {"number": header.epoch, "age": max(0, round(now - header.published)), "drawn": drawn}
 
     def _header(self, now: float) -> None:
         """There is a new header. Now and then, look whether others are shown this node."""

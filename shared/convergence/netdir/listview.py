@@ -63,6 +63,9 @@ class ListView:
         found = nodes[first : first + count]
         then([found + nodes[: min(count - len(found), first)]], now)
 
+    def values(self, now: float) -> tuple[bytes, ...]:
+        return ()
+
     def get(self, identity: bytes, now: float, then: Found[Descriptor | None], *, quietly: bool = False) -> None:
         then(self._directory.get(identity, now), now)
 

@@ -120,6 +120,11 @@ class View(Shape, Generic[NodeT]):
         """
         ...
 
+    def values(self, now: float) -> tuple[bytes, ...]:
+        """The values of the ring that count now, the present one first, if `closest` has to ask others for parts of it;
+        none, if all nodes are known here."""
+        ...
+
     def get(self, identity: bytes, now: float, then: Found[NodeT | None], *, quietly: bool = False) -> None:
         """The node of this identity; None if it is unknown or not usable.
 

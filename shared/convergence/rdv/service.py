@@ -31,6 +31,7 @@ from convergence.rdv.keys import Subject
 from convergence.rdv.own import OwnCircuit, OwnPoint
 from convergence.rdv.ring import POINTS, Ring
 from convergence.rdv.session import Session
+from convergence.rdv.sweep import Sweep
 from convergence.states import TIMEOUT, StateMachine, Table
 from convergence.wire.rdv import Advert, DbInfo, Name, parse_rdv_target
 from convergence.wire.relay import RelayCommand
@@ -50,6 +51,7 @@ MAX_RETIRED = 32  # posts of an offer whose last sessions go on, a circuit each;
 START_SPREAD = 5.0  # seconds; what is offered sooner after another waits at random, up to so long for each that waits
 WAKE_SPREAD = 5.0  # seconds after a clock jump within which a node's posts go on, each at a random time
 AT_ONCE = 256  # offers whose points are chosen in one go: some 20 ms
+LOOKS = 16  # the same, in a second, where points are looked up and offers share circuits; else one in START_SPREAD
 OWN = b""  # names the post of an offer at this node itself
 DAY_CHANGE_SPREAD = OVERLAP / 2  # the same for their change to another day's names
 
@@ -131,7 +133,9 @@ class RdvService:
         self._view = view
         self._points: Class | None = None
         self._offers: dict[bytes, _Offer] = {}
-        self._to_choose: list[_Offer] = []  # whose points are to be chosen anew
+        self._to_choose: list[bytes] = []  # offers whose points are to be chosen anew
+        self._choosing: Timer | None = None  # when there are more, or others may be
+        self._sweep = Sweep(outbox, rng, self._offers, self._look)
         self._began = float("-inf")  # when the last offer got its time to begin
 
     def offer(self, subject: Subject, serve: Callable[[Duplex], Served], now: float) -> None:
@@ -147,8 +151,13 @@ class RdvService:
             raise Problem(self.limits.code, most=most)
         ring = Ring(self._view, self.outbox, hash_name, lambda now: self._ring_known(offer, now))
         offer = self._offers[hash_name] = _Offer(subject, serve, ring)
-        ring.use(self._points, now)
-        self._ring_known(offer, now)
+        if not self._sweep.on:
+            self._look(hash_name, now)
+            return
+        self._sweep.add(hash_name, now)
+        self._to_choose.append(hash_name)
+        if self._choosing is None:
+            self._choose(now)
 
     def withdraw(self, hash_name: bytes, now: float) -> None:
         """Withdraw an offer, and end the streams that it is served on."""
@@ -160,20 +169,36 @@ class RdvService:
 
     def set_points(self, points: Class | None, now: float) -> None:
         """Points are nodes of this class (None: there are none yet), and other nodes may be known than before: choose
-        them anew. Streams that stand go on."""
+        them anew. Streams that stand go on. Where each look costs a request, names are looked for in their turn, unless
+        nothing is known that counts."""
+        known = self._sweep.use(() if points is None else self._view.values(now), now) and points is self._points
         self._points = points
-        self._to_choose = list(self._offers.values())
-        self._choose(now)
+        if not known:
+            self._to_choose = list(self._offers)
+            self._choose(now)
 
     def _choose(self, now: float) -> None:
         """Choose points for a part of the offers; others have their turn before the rest."""
-        offers, self._to_choose = self._to_choose[:AT_ONCE], self._to_choose[AT_ONCE:]
-        for offer in offers:
-            if self._offers.get(offer.subject.hash_name) is offer:
-                offer.ring.use(self._points, now)
-                self._ring_known(offer, now)
-        if self._to_choose:
-            self.outbox.call_at(now, self._choose)
+        if self._choosing is not None:
+            self._choosing.cancel()
+        most, pause = AT_ONCE, 0.0
+        if self._sweep.on and self.groups is not None:
+            most, pause = LOOKS, 1.0
+            self._to_choose.sort(key=self._sweep.order)
+        elif self._sweep.on:  # so few that a node can keep the buckets of all
+            most, pause = 1, START_SPREAD * fraction(self.rng)
+        names, self._to_choose = self._to_choose[:most], self._to_choose[most:]
+        for name in names:
+            self._look(name, now)
+        more = self._to_choose or (names and self._sweep.on)
+        self._choosing = self.outbox.call_at(now + pause, self._choose) if more else None
+
+    def _look(self, name: bytes, now: float) -> None:
+        """Ask for the ring of an offer, and place it."""
+        offer = self._offers.get(name)
+        if offer is not None:
+            offer.ring.use(self._points, now)
+            self._ring_known(offer, now)
 
     def use(self, circuits: CircuitSource, now: float) -> None:
         """Other circuits from now on: those that stand end. `set_points` says next where they may lead."""
@@ -188,6 +213,18 @@ class RdvService:
             offer.ring.use(None, now)
             offer.begins = None
             self.changed(offer, now)
+
+    def share_circuits(self, group: bool, now: float) -> None:
+        """Whether all offers share circuits, from now on: those that stand end. Raises Problem for more than MAX_OFFERS
+        that are to have circuits of their own."""
+        if group == (self.groups is not None):
+            return
+        if not group and len(self._offers) > MAX_OFFERS:
+            raise Problem(self.limits.code, most=MAX_OFFERS)
+        points = self._points
+        self.groups = self._new_groups() if group else None
+        self.use(self.circuits, now)
+        self.set_points(points, now)
 
     def use_own(self, own: OwnPoint | None, now: float) -> None:
         """Serve here, or no longer."""

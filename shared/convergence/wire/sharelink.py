@@ -115,10 +115,8 @@ def _flaw(text: str) -> Problem:
     name, dot, key = fragment.partition(".")
     if not dot:
         return Problem(LinkFlaw.HALF)
-    for part, which in ((name, "first"), (key, "second")):
-        if not _BASE64_OF_32.fullmatch(part):
-            return Problem(LinkFlaw.SHORT_PART if len(part) < 43 else LinkFlaw.LONG_PART, part=which)
-    return Problem(LinkFlaw.HALF)
+    part, which = (key, "second") if _BASE64_OF_32.fullmatch(name) else (name, "first")  # both would be a link
+    return Problem(LinkFlaw.SHORT_PART if len(part) < 43 else LinkFlaw.LONG_PART, part=which)
 
 
 def _decode_part(text: str, which: str) -> bytes:

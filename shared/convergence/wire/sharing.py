@@ -28,6 +28,8 @@ MAX_IN_PART = 256
 """Nodes in one part of a cut: 70 KB as a rule, 314 KB at the very worst..."""
 MAX_PARTS = 1 << 16
 """...and how many parts a cut has: 16 million nodes."""
+MAX_PASSED = 256
+"""Signals that are told in one piece: 220 KB as a rule, 540 KB at worst."""
 MAX_VERSION = 64
 """Bytes of the release that a facilitator names."""
 
@@ -36,12 +38,13 @@ class SharedType(IntEnum):
     RECORD = 1  # NodeRecord: of a node that is registered, in the store and to all
     DROPPED = 2  # Dropped, to all
     BEAT = 3  # Beat, to all
-    FORWARD = 4  # Forward, to the one that has the node's channel
-    BACK = 5  # Back, to the one that has the asker's channel
+    FORWARD = 4  # Forward, in a Passed to the one that has the node's channel
+    BACK = 5  # Back, in a Passed to the one that has the asker's channel
     DECISION = 6  # Decision, in the store
     DECIDED = 7  # Decided, to all
     CUT_PART = 8  # CutPart, in the store
     DRAWN = 9  # Drawn, to all
+    PASSED = 10  # Passed, to one
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,31 @@ class Back:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """Signals and answers for one facilitator, in their order. Of each: type u8 | length u16 | body."""
+
+    items: tuple[Forward | Back, ...]
+
+    def encode(self) -> bytes:
+        parts: list[bytes] = []
+        for item in self.items:
+            kind, body = SharedType.FORWARD if isinstance(item, Forward) else SharedType.BACK, item.encode()
+            parts += (bytes([kind]), len(body).to_bytes(2, "big"), body)
+        return b"".join(parts)
+
+    @classmethod
+    def parse(cls, data: Buffer) -> Passed:
+        reader = Reader(data, "signals that are passed")
+        items: list[Forward | Back] = []
+        while reader.left:
+            kind, body = reader.unsigned(1), reader.take(reader.unsigned(2))
+            if kind not in (SharedType.FORWARD, SharedType.BACK) or len(items) == MAX_PASSED:
+                raise ParseError("signals of an unknown form, or too many")
+            items.append(Forward.parse(body) if kind == SharedType.FORWARD else Back.parse(body))
+        return cls(tuple(items))
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What facilitators have agreed on for an epoch: the header that each of them signs, and what it is made of.
 
@@ -279,13 +307,12 @@ class CutPart:
         return cls(tuple(nodes))
 
 
-Shared = NodeRecord | Dropped | Beat | Forward | Back | Decision | Decided | CutPart | Drawn
+Shared = NodeRecord | Dropped | Beat | Passed | Decision | Decided | CutPart | Drawn
 _TYPES: dict[int, type[Shared]] = {
     SharedType.RECORD: NodeRecord,
     SharedType.DROPPED: Dropped,
     SharedType.BEAT: Beat,
-    SharedType.FORWARD: Forward,
-    SharedType.BACK: Back,
+    SharedType.PASSED: Passed,
     SharedType.DECISION: Decision,
     SharedType.DECIDED: Decided,
     SharedType.CUT_PART: CutPart,

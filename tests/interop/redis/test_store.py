@@ -28,7 +28,7 @@ from convergence.facilitator.questions import (
     Tell,
 )
 from pynode.redis_address import RedisAddress, parse_redis
-from pynode.redis_store import RedisStore
+from pynode.redis_store import MAX_BATCH, RedisStore
 from tests.interop.programs import Authority, free_port
 from tests.interop.redis.server import RedisServer
 from tests.unit.facilitator.several import Store
@@ -176,6 +176,23 @@ def test_what_is_told_reaches_whom_it_is_for(empty: RedisServer) -> None:
         await other.until(lambda: len(other.heard) == 3)
         await ours.until(lambda: len(ours.heard) == 2)
         assert other.heard == [b"to one", b"to all", b"beat"] and ours.heard == [b"to all", b"beat"]
+
+    go(scenario, empty.address, ME, OTHER)
+
+
+def test_what_is_asked_first_is_told_first(empty: RedisServer) -> None:
+    """Facilitators ignore what was sealed before something that they have heard."""
+
+    async def scenario(ours: Facilitator, other: Facilitator) -> None:
+        told = [b"%d" % number for number in range(2 * MAX_BATCH)]
+        expected = []
+        for number, body in enumerate(told):
+            asked = [Tell(OTHER, body), Beat(body + b" beat"), put(published=number)][: 1 + 2 * (number % 50 == 0)]
+            for question in asked:
+                ours.store.consult(question, lambda answer: None)
+                expected.append(question.body)
+        await other.until(lambda: len(other.heard) == len(expected))
+        assert other.heard == expected
 
     go(scenario, empty.address, ME, OTHER)
 

@@ -1,11 +1,12 @@
 """Who has how many places, and which one gives way."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence.facilitator.crowd import Crowd
+from convergence.facilitator.crowd import Crowd, Turns
 from tests.unit.work import work
 
 
@@ -46,3 +47,38 @@ def test_what_a_crowd_does_costs_the_same_however_large_it_is():
         return work(lambda: [one_gives_way() for _ in range(size // 2)]) / size
 
     assert taken_away(2000) <= 1.1 * taken_away(200)
+
+
+@dataclass(frozen=True)
+class Item:
+    source: str
+    number: int
+
+
+@given(st.lists(st.sampled_from([*"aaaabcd", None]), max_size=40), st.integers(1, 9))
+def test_sources_take_turns_and_whoever_has_most_gives_way(steps, limit):
+    turns, waiting = Turns(limit), []
+    for number, source in enumerate(steps):
+        if source is not None:
+            item, counts = Item(source, number), Counter(item.source for item in waiting)
+            spare = turns.add(item)
+            waiting.append(item)
+            if len(waiting) <= limit:
+                assert spare is None
+                continue
+            waiting.remove(spare)
+            if spare is not item:
+                assert counts[spare.source] == max(counts.values()) > counts[source] + 1
+                assert spare.number == max(other.number for other in waiting + [spare] if other.source == spare.source)
+            else:
+                assert counts[source] + 1 >= max(counts.values())
+        elif waiting:
+            item = turns.take()
+            assert item == next(other for other in waiting if other.source == item.source)
+            waiting.remove(item)
+        assert len(turns) == len(waiting)
+    left = [turns.take() for _ in waiting]
+    assert sorted(left, key=lambda item: item.number) == waiting
+    few = Counter(item.source for item in left)
+    for source in few:  # before anybody has a second turn, everybody has had one
+        assert source in [item.source for item in left[: len(few)]]

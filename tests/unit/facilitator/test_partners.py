@@ -129,6 +129,8 @@ def test_each_contributes_to_the_values_of_all():
     assert {value.fixed for value in values} == {NOON} and len(set(values)) == 3  # each has a chain of its own
     health = world.machines[0].health(world.time)["draw"]
     assert [item["facilitator"] for item in health] == sorted(name.hex()[:16] for name in NAMES[1:])
+    drawn = world.machines[0].health(world.time)["drawn"]
+    assert drawn == {"by": sorted(name.hex()[:16] for name in NAMES), "silent": []}
 
 
 def test_one_that_restarts_or_comes_in_the_afternoon_changes_nothing():

@@ -49,6 +49,7 @@ from tests.unit.facilitator.world import (
     node_seed,
     registration,
 )
+from tests.unit.work import work
 
 LIST = encode_record(RecordType.LIST)
 NUMBERS = {CRYPTO.ed25519_public(node_seed(number)): number for number in range(1, 10)}
@@ -601,6 +602,24 @@ def test_channels_are_bounded():
     assert 4 in rig.closed
     rig.close(4)
     assert rig.service.health(rig.now)["channels"] == 1
+
+
+def test_a_flood_at_a_full_facilitator_costs_one_channel_and_the_same_however_many_there_are():
+    def one_comes(size):
+        rig = Rig(limits=RegistryLimits(channels=size), source=lambda channel: f"network {channel % 10 and 1}")
+        for number in range(size):
+            rig.open(2 * number + 2)
+        assert rig.closed == {}
+        flood = max(2 * number + 2 for number in range(size) if (2 * number + 2) % 10)
+        cost = work(lambda: rig.service.link_opened(10 * size, rig.now, protocol=Protocol.FACILITATOR))
+        rig.collect(None)
+        assert list(rig.closed) == [flood]  # the newest of the source that has most
+        assert rig.open(10 * size + 2) == [ErrorCode.BUSY]
+        rig.close(2)
+        assert rig.open(10 * size + 4) == []
+        return cost
+
+    assert one_comes(2000) <= 1.1 * one_comes(200)
 
 
 def test_other_protocols_are_closed(rig):

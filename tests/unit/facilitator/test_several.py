@@ -7,7 +7,7 @@ import pytest
 
 from convergence.codes import RtcWhy
 from convergence.effects import Failure
-from convergence.facilitator import exchange, shared, sharing
+from convergence.facilitator import exchange, passing, shared, sharing
 from convergence.facilitator.prober import ADDRESS_PAUSE
 from convergence.facilitator.questions import Read
 from convergence.facilitator.registry import GRACE, RegistryLimits
@@ -18,7 +18,7 @@ from convergence.introduction import signalling
 from convergence.introduction.signalling import MAX_PER_PAIR
 from convergence.wire.descriptor import Transport
 from convergence.wire.facilitator import ErrorCode, NodeList, RecordType
-from convergence.wire.sharing import Beat, encode_shared
+from convergence.wire.sharing import Beat, NodeRecord, encode_shared
 from convergence.wire.target import Role
 from tests.unit.facilitator.several import Several, directory
 from tests.unit.facilitator.test_service import LIST
@@ -182,17 +182,103 @@ def test_a_source_gets_no_more_signals_to_one_node_through_two(world, monkeypatc
 
 
 def test_many_signals_do_not_stop_what_is_written(world, monkeypatch):
-    monkeypatch.setattr(sharing, "MAX_TOLD", 3)
+    """However many wait, few of them are before what is asked of the store."""
+    monkeypatch.setattr(passing, "MAX_PASSED", 3)
     target = world.node(1, at=1)
     askers = [Asker(world.node(number, at=0)) for number in (2, 3)]
+    world.store.fault = "silent"
     for asker in askers:
         for _ in range(4):
             asker.signal(1)
-    world.run(0.1)
-    assert 3 <= len(target.delivered) < 8
-    assert sum(len(asker.refusals) for asker in askers) == 8 - len(target.delivered)
+    world.settle()
+    assert len(world.store.late) == 1
+    world.node(4, at=0)
+    before = len(world.store.seen)
+    world.store.back()
+    world.settle()
+    seen = [world.services[1].sharing.open(body) for body in world.store.seen[before:]]
+    kinds = [NodeRecord if isinstance(item, NodeRecord) else len(item.items) for item in seen]
+    assert kinds[:5] == [1, NodeRecord, 3, 3, 1]
+    assert len(target.delivered) == 8 and not any(asker.refusals for asker in askers)
     assert "storage-trouble" not in world.kinds_of(0)
-    assert world.services[0].health(world.time)["store"] == {"state": "shared", "trouble": ""}
+
+
+A, B = "192.0.2.0/24", "198.51.100.0/24"
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Facilitators at which four signals wait, and one is under way."""
+    monkeypatch.setattr(passing, "MAX_PASSED", 1)
+    monkeypatch.setattr(passing, "MAX_WAITING", 4)
+    return Several()
+
+
+def test_a_flood_of_signals_gives_way_to_those_of_others(narrow):
+    world = narrow
+    target = world.node(1, at=1)
+    world.source = A
+    liars = [Asker(world.node(number, at=0)) for number in (2, 3)]
+    world.source = B
+    honest = Asker(world.node(4, at=0))
+    world.store.fault = "silent"
+    for liar in liars:
+        for _ in range(5):
+            liar.signal(1, b"flood")
+    world.settle()
+    assert [liar.refusals for liar in liars] == [[], [RtcWhy.BUSY] * 5]  # at once: one is under way, four wait
+    for _ in range(2):
+        honest.signal(1, b"honest")
+    world.settle()
+    assert honest.refusals == [] and liars[0].refusals == [RtcWhy.BUSY] * 2
+    world.store.back()
+    world.settle()
+    sealed = [sealed for sealed, _ in target.delivered]
+    assert sealed == [b"flood", b"flood", b"honest", b"flood", b"honest"]  # in turn
+
+
+def test_a_flood_of_answers_gives_way_to_those_of_others(narrow):
+    """And who waits for one that gave way hears so, as soon as anything can be told."""
+    world = narrow
+    world.source = A
+    liar = world.node(1, at=1)
+    world.source = B
+    target = world.node(2, at=1)
+    near, asker = (Asker(world.node(number, at=0)) for number in (3, 4))
+    near.signal(1)
+    asker.signal(1)
+    asker.signal(2)
+    world.settle()
+    answers = [(node.port, reply) for node in (liar, target) for _, reply in node.delivered]
+    world.store.fault = "silent"
+    for port, reply in [answers[0]] * 6 + answers[1:]:
+        port.driver.run(lambda now, reply=reply: reply(b"answer", now))
+        world.settle()
+    before = len(world.store.seen)
+    world.store.back()
+    world.settle()
+    pieces = [world.services[0].sharing.open(body).items for body in world.store.seen[before:]]
+    assert [back.kind == RecordType.UNREACHABLE for [back] in pieces] == [False] + [True] * 3 + [False] * 4
+    assert near.answers == [b"answer"] * 4 and near.refusals == []
+    assert asker.answers == [b"answer"] and asker.refusals == [RtcWhy.BUSY]
+
+
+def test_signals_that_wait_for_a_store_that_fails_are_refused_at_once(narrow):
+    world = narrow
+    world.node(1, at=1)
+    asker = Asker(world.node(2, at=0))
+    world.store.fault = "silent"
+    for _ in range(4):
+        asker.signal(1)
+    world.settle()
+    assert not asker.refusals
+    world.run(QUESTION_TIMEOUT + 0.1)
+    assert asker.refusals == [RtcWhy.BUSY] * 4
+    world.store.back()
+    world.run(2 * BEAT)
+    asker.signal(1)
+    world.settle()
+    assert len(asker.refusals) == 4
 
 
 def test_no_source_gets_more_places_while_the_store_is_slow():

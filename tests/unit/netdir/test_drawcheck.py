@@ -50,7 +50,7 @@ def test_a_value_that_was_drawn_as_announced_is_told():
     rig = Rig()
     rig.evening()
     assert rig.morning(until=MORNING + WITHIN) == [DrawChecked(TODAY, True, committed=3, counted=3)]
-    assert rig.asked == [TODAY]
+    assert rig.asked == [TODAY] and rig.check.said == DrawChecked(TODAY, True, committed=3, counted=3)
     rig.take(header_at(MORNING + 600, value=VALUE, before=BEFORE))
     assert rig.outbox.deadline() is None  # once a day
 
@@ -59,6 +59,7 @@ def test_a_value_that_was_not_drawn_as_announced_is_told_with_the_proof():
     rig = Rig()
     rig.evening()
     [event] = rig.morning(SharedValue(b"chosen".ljust(32), VALUE.fixed))
+    assert rig.check.said is None
     assert isinstance(event, Trouble) and event.why.code is FacilitatorWhy.FALSE_VALUE
     proof = event.why.values
     assert bytes.fromhex(proof["draw"]) == DRAW.encode()

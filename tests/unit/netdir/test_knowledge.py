@@ -62,6 +62,17 @@ def test_while_there_is_a_list_or_no_news_of_the_facilitator_no_node_is_stable()
     assert not rig.knowledge.stable(rig.now)
 
 
+def test_a_node_tells_how_old_its_header_is_and_what_is_known_of_the_draw():
+    rig = Rig()
+    assert rig.knowledge.snapshot(rig.now) is None
+    rig.epochs(1)
+    unseen = {"announced": False, "committed": 0, "counted": 0}
+    number = rig.knowledge.headers.newest.epoch
+    assert rig.knowledge.snapshot(rig.now) == {"number": number, "age": EPOCH, "drawn": unseen}
+    rig.knowledge.directory._published = rig.now + 1  # a list came
+    assert rig.knowledge.snapshot(rig.now) is None
+
+
 @pytest.mark.parametrize("seconds", [ABSENCE - 2 * EPOCH, ABSENCE])
 def test_a_node_that_was_gone_is_as_old_as_the_facilitator_remembers(seconds):
     rig = Rig()

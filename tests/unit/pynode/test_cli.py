@@ -36,7 +36,7 @@ from pynode.cli.proxy import PAC_HEAD, _write_pac
 from pynode.cli.serve import _network, _Relay, relay_plan
 from pynode.cli.share import check_files, hash_file
 from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, network_of, site_address
-from pynode.cli.status import _show_facilitators, status
+from pynode.cli.status import _show_facilitators, network_words, status
 from pynode.config import Address, Config
 from pynode.config import parse as parse_config
 
@@ -507,6 +507,28 @@ def test_status_tells_of_a_flood_of_newcomers(capsys: pytest.CaptureFixture[str]
         patch.setattr("pynode.cli.status.find_status", answered)
         assert asyncio.run(status(arguments, Output(), asyncio.Event())) == 1
     assert ("each does about 512 tries" in capsys.readouterr().out) is told
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({}, []),
+        ({"epoch": None}, ["Nodes are told by a list"]),
+        ({"epoch": {"number": 2_880_012, "published": 1_000_000}}, ["epoch 2880012, signed 4:05 ago"]),
+        ({"drawn": {"by": ["ab", "cd"], "silent": []}}, ["drawn by ab, cd together"]),
+        ({"drawn": {"by": ["ab"], "silent": ["cd"]}}, ["drawn by ab alone", "cd had committed to a number"]),
+        ({"drawn": {"by": [], "silent": []}}, ["Nobody drew"]),
+        ({"draw": [{"facilitator": "ab", "contributes": True}]}, ["All others have said"]),
+        ({"draw": [{"facilitator": "ab", "contributes": True}, {"facilitator": "cd"}]}, ["misses what cd could"]),
+        ({"epoch": 5, "drawn": [], "draw": 5}, []),
+        ({"epoch": {"number": HOSTILE, "published": 1}, "draw": ["ab", None]}, []),
+        ({"drawn": {"by": 5, "silent": [HOSTILE]}}, ["Nobody drew", "had committed"]),
+    ],
+)
+def test_status_tells_the_epoch_and_how_the_random_value_was_drawn(answer: dict[str, Any], told: list[str]) -> None:
+    words = network_words(answer, 1_000_245.5)
+    assert len(words) == len(told) and all(part in line for part, line in zip(told, words, strict=True))
+    assert not any(HOSTILE in line for line in words)
 
 
 # -- files

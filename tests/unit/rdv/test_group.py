@@ -189,6 +189,25 @@ def test_other_circuits_from_now_on() -> None:
     assert all(circuit.closed for circuit in old) and len(rig.open) == len(POINTS)
 
 
+def test_an_owner_may_change_his_mind(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, names = GroupRig(), range(5)
+    rig.offer(*names)
+    rig.world.advance(30)
+    points = len({point.identity for number in names for point in points_of(name_of(number), POINTS)})
+    for group in (False, True):
+        before = rig.open
+        rig.service.share_circuits(group, rig.world.now)
+        rig.service.share_circuits(group, rig.world.now)
+        rig.world.advance(120)
+        assert rig.stand(*names) and all(circuit.closed for circuit in before)
+        rig.check_adverts(*names)
+        assert len(rig.open) == (points if group else 3 * len(names))
+    monkeypatch.setattr(service_module, "MAX_OFFERS", 4)
+    with pytest.raises(Problem) as caught:
+        rig.service.share_circuits(False, rig.world.now)
+    assert caught.value.why.values == {"most": 4} and len(rig.open) == points, "as before"
+
+
 # -- hostile points, and names that very many ask for
 
 

@@ -13,6 +13,7 @@ GIVEN = {
     "relay": True,
     "rdv": True,
     "direct": False,
+    "group": False,
     "metered": False,
     "tor": False,
     "circuits": 10,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from convergence.errors import LocalError, ParseError
@@ -6,6 +8,7 @@ from convergence.wire.facilitator import MAX_SEALED
 from convergence.wire.sharing import (
     MAX_IN_PART,
     MAX_PARTS,
+    MAX_PASSED,
     NOBODY,
     VERSION,
     Back,
@@ -17,12 +20,19 @@ from convergence.wire.sharing import (
     Dropped,
     Forward,
     NodeRecord,
+    Passed,
     SharedType,
     encode_shared,
     parse_shared,
 )
 
 KEY = b"k" * 32
+FORWARD, BACK = Forward(1, KEY, 1, NOBODY, b""), Back(1, KEY, 1, b"")
+
+
+def passed(kind, body):
+    """As one that does not check what it says."""
+    return bytes([VERSION, SharedType.PASSED, kind]) + len(body).to_bytes(2, "big") + body
 
 
 @pytest.mark.parametrize(
@@ -37,8 +47,12 @@ KEY = b"k" * 32
         encode_shared(Beat(1, 1, 1, 1, "")) + b"v" * 65,
         encode_shared(Beat(1, 1, 1, 1, "")) + b"\xff",
         encode_shared(NodeRecord(NOBODY, 1, 1, NOBODY, b"")) + bytes(MAX_DESCRIPTOR + 1),
-        encode_shared(Forward(1, KEY, 1, NOBODY, b"")) + bytes(MAX_SEALED + 1),
-        encode_shared(Back(1, KEY, 1, b"")) + bytes(MAX_SEALED + 5),
+        bytes([VERSION, SharedType.FORWARD]) + FORWARD.encode(),
+        passed(SharedType.FORWARD, FORWARD.encode() + bytes(MAX_SEALED + 1)),
+        passed(SharedType.BACK, BACK.encode() + bytes(MAX_SEALED + 5)),
+        passed(SharedType.DROPPED, Dropped(KEY, 9).encode()),
+        encode_shared(Passed((FORWARD, BACK)))[:-1],
+        encode_shared(Passed((BACK,) * (MAX_PASSED + 1))),
         encode_shared(Decision(KEY, True, NOBODY, MAX_PARTS + 1, b"")),
         encode_shared(Decided(1)) + b"x",
         encode_shared(CutPart((CutNode(KEY, 1),) * (MAX_IN_PART + 1))),
@@ -53,7 +67,7 @@ def test_what_is_of_another_form_or_too_long_is_refused(data):
 
 def test_nothing_too_long_is_made():
     with pytest.raises(LocalError):
-        encode_shared(Forward(1, KEY, 1, NOBODY, bytes(MAX_SEALED + 1)))
+        encode_shared(Passed((replace(FORWARD, sealed=bytes(MAX_SEALED + 1)),)))
     hears = (KEY[:16], NOBODY)
     long = Beat(1, 1, 1, 1, "v" * 99, hears=hears)
     assert parse_shared(encode_shared(long)) == Beat(1, 1, 1, 1, "v" * 64, hears=hears)
