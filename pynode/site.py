@@ -134,6 +134,7 @@ class FacilitatorSockets:
             if neighbour:
                 self._from -= Counter([neighbour])
             connection.writer.cancel()
+            del connection.writer  # it ends with an error that leads to what it did, and so back to the connection
             if self._open.pop(connection.number, None) is not None:
                 log.debug("channel %d ended: %s", connection.number, reason)
                 self.channels.closed(connection.number, reason)

@@ -8,6 +8,7 @@ of a test that failed.
 
 from __future__ import annotations
 
+import faulthandler
 from collections.abc import Generator
 
 import pytest
@@ -49,8 +50,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=f"no network namespace: {why}"))
 
 
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     processes.forget_ended()
+    if item.get_closest_marker("long"):  # it ends at its own timeout, which may be later than `faulthandler_timeout`
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.hookimpl(wrapper=True)

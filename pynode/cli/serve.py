@@ -37,6 +37,7 @@ from pynode.cli.words import trouble_words
 from pynode.config import ANYWHERE, Address, Config, Exit
 from pynode.exit import ExitPolicy
 from pynode.facilitator_app import FacilitatorApp
+from pynode.garbage import collected_often
 from pynode.logs import log_event
 
 ROLES = {"relay": Role.RELAY, "rdv": Role.RDV, "exit": Role.EXIT}
@@ -221,7 +222,7 @@ async def facilitator(arguments: argparse.Namespace, output: Output, stop: async
     set_up_logs(arguments, config, "facilitator")
     files = None if arguments.no_site else site_files(arguments.dist, config, output.say)
     data = data_folder(arguments, config) if arguments.data else config.node.data / "facilitator"
-    with locked(data / "lock", TAKEN.format(data)):
+    with locked(data / "lock", TAKEN.format(data)), collected_often():
         app = FacilitatorApp(
             data,
             arguments.listen or config.site.listen,

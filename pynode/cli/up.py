@@ -22,6 +22,7 @@ from pynode.cli.output import CliError, Output, table
 from pynode.cli.serve import exit_policy, site_files
 from pynode.config import ANYWHERE, Address, Config
 from pynode.facilitator_app import FacilitatorApp
+from pynode.garbage import collected_often
 
 MIN_RELAYS = 3
 """Two hops and a third node for the entries of the other side."""
@@ -45,7 +46,8 @@ async def up(arguments: argparse.Namespace, output: Output, stop: asyncio.Event)
     exit_policy(config.exit, arguments.exit_allow)
     files = site_files(arguments.dist, config, output.say)
     data = data_folder(arguments, config) if arguments.data else config.node.data / "network"
-    with locked(data / "lock", f"Another `convergence up` uses {data}: stop it, or name another folder with --data."):
+    other = f"Another `convergence up` uses {data}: stop it, or name another folder with --data."
+    with locked(data / "lock", other), collected_often():
         listen = Address(arguments.host, arguments.port)
         app = FacilitatorApp(
             data / "facilitator",

@@ -202,6 +202,7 @@ class Node:
         self.relaying.on_spent = self._republish
         self.neighbours.on_open = lambda link, now: self._peers.link_opened(link, now)
         self.neighbours.on_closed = self._link_closed
+        self.neighbours.on_unreached = self.view.unreached
         self.neighbours.on_refused = lambda channel, now: self._rtc.link_closed(channel, now)
         self._discovery = self._new_discovery()
         self.pool = CircuitPool(

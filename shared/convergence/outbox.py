@@ -101,7 +101,8 @@ class Outbox:
     def call_at(self, when: float, call: Callable[[float], None]) -> Timer:
         """Call `call(now)` once `when` (Unix seconds) has come."""
         if len(self._timers) >= self._crowded:
-            self._timers = [item for item in self._timers if item[2].pending]
+            # In place: Python's garbage collector looks into a new list, however long, three times.
+            self._timers[:] = [item for item in self._timers if item[2].pending]
             heapify(self._timers)
             self._crowded = max(2 * len(self._timers), FEW_TIMERS)
         timer = Timer(call)

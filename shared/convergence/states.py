@@ -94,6 +94,8 @@ class StateMachine(Generic[S]):
         limit = self._table.deadlines.get(self.state)
         if limit is not None:
             self._timer = self._outbox.call_at(now + limit, self._timed_out)
+        elif self.final:
+            self._on_timeout = _nobody  # who held on to each other go at once, without a collection of garbage
 
     def _timed_out(self, now: float) -> None:
         self._timer = None
@@ -102,6 +104,10 @@ class StateMachine(Generic[S]):
         if now < ends:
             self._timer = self._outbox.call_at(ends, self._timed_out)
             return
-        before = self.state
+        before, on_timeout = self.state, self._on_timeout
         self.move(TIMEOUT, now)
-        self._on_timeout(before, now)
+        on_timeout(before, now)
+
+
+def _nobody(state: Enum, now: float) -> None:
+    """For a machine that time ends no more."""

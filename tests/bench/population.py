@@ -11,6 +11,7 @@ Does not: open sockets. Nobody dials the nodes with addresses: all of them count
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -30,6 +31,7 @@ from convergence.wire.descriptor import DESCRIPTOR_PREFIX, Descriptor, Transport
 from convergence.wire.facilitator import Hello, RecordType, Register, encode_record, register_statement
 from convergence.wire.target import Role
 from pynode.crypto import CPythonCrypto
+from pynode.garbage import PAUSE
 from tests.bench.lab import CRYPTO, RNG
 
 START = float(20_700 * DAY + DAY // 2)
@@ -121,6 +123,7 @@ class Population:
         busy: CPU seconds of the facilitator so far.
         longest: of one call into it.
         heard: what it sent, by channel, until somebody takes it.
+        collects: whether garbage is collected each second, as in a facilitator's process.
     """
 
     def __init__(self, most: int, signed_from: int = 0, servers: int = SERVERS) -> None:
@@ -132,7 +135,8 @@ class Population:
         self.now = START
         self.busy = self.longest = 0.0
         self.heard: dict[int, list[bytes]] = {}
-        self._rested = START
+        self.collects = False
+        self._rested = self._collected = START
         limits = RegistryLimits(most, channels=most)
         self.service = FacilitatorService(
             Unsigned(), RNG, SEED, source=lambda channel: network_of(channel // 2 - 1), limits=limits, list_up_to=64
@@ -215,7 +219,14 @@ class Population:
             while (deadline := self.service.deadline()) is not None and deadline <= then:
                 self.now = max(self.now, deadline)
                 self.work(self.service.timer)
+                self._collect()
             self.now = then
+            self._collect()
+
+    def _collect(self) -> None:
+        if self.collects and self.now >= self._collected + PAUSE:
+            self._collected = self.now
+            self.work(lambda now: gc.collect())
 
     def _store(self, effect: object) -> None:
         """A storage that has two values, for which all nodes are old enough."""

@@ -12,10 +12,12 @@ import gc
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from math import log
+from typing import Any
 
 from convergence.facilitator.registry import NODE_MEMORY
 from convergence.netdir.bucketview import HELD
@@ -25,6 +27,7 @@ from convergence.rdv.ring import POINTS
 from convergence.rdv.sweep import Sweep
 from convergence.wire.buckets import DAY, RingKind
 from convergence.wire.facilitator import RecordType, encode_record
+from pynode.garbage import set_aside
 from tests.bench import introductions, names
 from tests.bench.lab import Figure
 from tests.bench.memory import resident
@@ -60,8 +63,9 @@ class Costs:
     Args:
         memory: bytes a node, once two epochs are signed; unsigned: before.
         registration, renewal, look: of the facilitator, each.
-        epoch, block: of signing one, and of its longest call.
+        epoch, block: of signing one, and of its longest call, collections of garbage counted.
         collection: of Python's garbage in all memory.
+        pause, growing: of the longest one in these epochs, and while all came, as a facilitator's process has them.
         start_bytes, start: of a client until it has paths for CIRCUITS circuits, and knows the points of a name and one
             node by name.
         day_bytes, day: of a client that chooses paths in each epoch, while tabs come and go.
@@ -79,6 +83,8 @@ class Costs:
     epoch: float
     block: float
     collection: float
+    pause: float
+    growing: float
     start_bytes: float
     start: float
     day_bytes: float
@@ -113,25 +119,29 @@ def run(tiny: bool = False, quick: bool = False) -> list[Figure]:
 
 
 def measure(nodes: int, servers: int = SERVERS) -> Costs:
-    gc.disable()
     network = Population(2 * nodes, max(nodes - SIGNED, 0) if nodes > ALL_SIGNED else 0, servers)
     network.until(START + EPOCH / 2)
     before = resident()
-    batch = max(nodes // 1000, 1)
-    for first in range(0, nodes, batch):
-        network.register(range(first, min(first + batch, nodes)))
-        network.until(START + EPOCH / 2 + REGISTERING * first / nodes)
-    registration, unsigned = network.signed_busy / network.signed, (resident() - before) / nodes
+    with set_aside(), _collections() as pauses:
+        network.collects = True
+        batch = max(nodes // 1000, 1)
+        for first in range(0, nodes, batch):
+            network.register(range(first, min(first + batch, nodes)))
+            network.until(START + EPOCH / 2 + REGISTERING * first / nodes)
+        registration, unsigned = network.signed_busy / network.signed, (resident() - before) / nodes
+        growing = max(pauses, default=0.0)
+        pauses.clear()
+        epochs = []
+        for number in (1, 2):
+            network.busy = network.longest = 0.0
+            network.until(START + number * EPOCH + EPOCH / 2)
+            epochs.append((network.busy, network.longest))
+        pause = max(pauses, default=0.0)
+    network.collects = False
+    memory = (resident() - before) / nodes
     started = time.process_time()
     gc.collect()
     collection = time.process_time() - started
-    gc.enable()
-    epochs = []
-    for number in (1, 2):
-        network.busy = network.longest = 0.0
-        network.until(START + number * EPOCH + EPOCH / 2)
-        epochs.append((network.busy, network.longest))
-    memory = (resident() - before) / nodes
     gc.disable()  # whoever is at work would pay for all that there is
     some = range(max(nodes - ROUNDS, 0), nodes)
     renewal = _each(network, lambda: [network.renew(number) for number in some]) / len(some)
@@ -171,6 +181,8 @@ def measure(nodes: int, servers: int = SERVERS) -> Costs:
         min(busy for busy, _ in epochs),
         max(block for _, block in epochs),
         collection,
+        pause,
+        growing,
         start_bytes,
         start,
         day_bytes,
@@ -183,6 +195,26 @@ def measure(nodes: int, servers: int = SERVERS) -> Costs:
         swept,
         unordered,
     )
+
+
+@contextmanager
+def _collections() -> Iterator[list[float]]:
+    """CPU seconds of each collection of garbage."""
+    spent: list[float] = []
+    started = 0.0
+
+    def told(phase: str, info: dict[str, Any]) -> None:
+        nonlocal started
+        if phase == "start":
+            started = time.process_time()
+        else:
+            spent.append(time.process_time() - started)
+
+    gc.callbacks.insert(0, told)
+    try:
+        yield spent
+    finally:
+        gc.callbacks.remove(told)
 
 
 def _live_on(network: Population, client: Newcomer, epoch: int) -> None:
@@ -251,7 +283,8 @@ def _figures(costs: Costs) -> list[Figure]:
         Figure(f"{nodes}: CPU of the facilitator", costs.node_day * 1e3, "ms/node/day", note=_share(costs)),
         Figure(f"{nodes}: an epoch is signed", costs.epoch, "s"),
         Figure(f"{nodes}: its longest block, nodes placed anew", costs.block * 1e3, "ms"),
-        Figure(f"{nodes}: a full collection of garbage", costs.collection * 1e3, "ms", note="blocks, now and then"),
+        Figure(f"{nodes}: a full collection of garbage", costs.collection * 1e3, "ms", note="of all objects"),
+        Figure(f"{nodes}: the longest one that there was", costs.pause * 1e3, "ms", note=_growing(costs)),
         Figure(f"{nodes}: bytes of a client's start", costs.start_bytes / 1e3, "kB", START_BYTES / 1e3, True),
         Figure(f"{nodes}: CPU of it", costs.start * 1e3, "ms"),
         Figure(f"{nodes}: bytes of a client", costs.day_bytes / 1e3, "kB/day", DAY_BYTES / 1e3, True),
@@ -266,6 +299,10 @@ def _figures(costs: Costs) -> list[Figure]:
 def _share(costs: Costs) -> str:
     renewal, look = costs.renewal * 1e6, costs.look * 1e6
     return f"{costs.node_day * costs.nodes / DAY:.3f} of a core; {renewal:.0f} us a renewal, {look:.0f} us a header"
+
+
+def _growing(costs: Costs) -> str:
+    return f"{costs.growing * 1e3:,.0f} while all came"
 
 
 def _times(costs: Costs) -> str:

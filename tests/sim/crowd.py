@@ -23,24 +23,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import count
+from sys import getsizeof
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 from convergence import driver
-from convergence.crypto.keys import NodeKeys
 from convergence.events import TransferDone
 from convergence.facilitator import newcomers, publisher
 from convergence.facilitator.registry import RegistryLimits
 from convergence.netdir import buckets, bucketview, epochs, rings
-from convergence.netdir.draw import COMMIT_PHASE
 from convergence.netdir.headers import EPOCH
 from convergence.netdir.rings import Member
 from convergence.outbox import Outbox
-from convergence.wire.buckets import DAY, Bucket, Entry, EpochHeader, Ring, RingKind, SharedValue
+from convergence.wire.buckets import Bucket, Entry, EpochHeader
 from convergence.wire.descriptor import Descriptor
 from pynode.crypto import CPythonCrypto
+from tests.sim import several
+from tests.sim.past import be_old, past
 from tests.sim.people import RELAY, get, share, transfer
-from tests.sim.world import START, Host, SeededRng, World
+from tests.sim.world import START, Host, World
 
 REMEMBERED = 1 << 17
 """Results of each pure function: more than there are descriptors in use in a network of 10^4."""
@@ -97,6 +98,7 @@ def cheap(monkeypatch: Any, request: Any) -> None:
 @dataclass
 class File:
     owner: Host
+    size: int
     link: str = ""
 
 
@@ -126,10 +128,12 @@ class Crowd:
     Args:
         circuits: ready ones of a full tab.
         large: told by header and buckets, instead of by a list.
+        facilitators: more than one share a store (tests/sim/several.py); large then.
         settings: as World's.
 
     Attributes:
         settings: of the facilitator.
+        ways: of each of several facilitators to their store.
     """
 
     def __init__(
@@ -141,19 +145,24 @@ class Crowd:
         full: int,
         circuits: int = 2,
         large: bool = False,
+        facilitators: int = 1,
         **settings: Any,
     ) -> None:
         begin = START - START % EPOCH - 30 if large else START
         self.world = world = World(seed, start=begin, **settings)
         self.chance = random.Random(f"{seed}-crowd")
         names = [f"s{number}" for number in range(servers)]
-        if large:
-            be_old(world, names)
         self.settings: dict[str, Any] = {"limits": RegistryLimits(channels=1 << 15)}
+        self.circuits = circuits
+        self.ways: list[several.Way] = []
         if large:
             self.settings["list_up_to"] = 10
-        self.circuits = circuits
-        world.facilitator(**self.settings)
+        if facilitators > 1:
+            self.ways = several.facilitators(world, facilitators, past(world, names), **self.settings)
+        else:
+            if large:
+                be_old(world, names)
+            world.facilitator(**self.settings)
         self.servers = [self._add(name, rtc=True, circuits=0) for name in names]
         world.run(95)  # large: into the second epoch
         self.tabs = [
@@ -204,7 +213,7 @@ class Crowd:
     # -- what people do
 
     def offer(self, owner: Host, data: bytes, name: str) -> File:
-        file = File(owner)
+        file = File(owner, len(data))
         self.files.append(file)
         share(owner, data, partial(setattr, file, "link"), name=name)
         return file
@@ -244,31 +253,12 @@ class Crowd:
         ]
 
 
-def be_old(world: World, names: Iterable[str]) -> None:
-    """The facilitator of a large network goes on with a header of before, and these nodes are older than its values, so
-    that they are rendezvous points from the first day on."""
-    host, seed = world._host("facilitator", "ws://facilitator/"), SeededRng(f"{world.seed}-facilitator").random(32)
-    day = int(world.now // DAY)
-    fixed = (day - 1) * DAY + COMMIT_PHASE
-    value, before = SharedValue(b"v" * 32, fixed), SharedValue(b"b" * 32, fixed - DAY)
-    for name in names:
-        identity = NodeKeys.generate(world.crypto, SeededRng(f"{world.seed}-{name}")).identity
-        host.storage.items["age", identity + (fixed - 2 * DAY).to_bytes(8, "big")] = b""
-    empty = tuple(Ring(kind, 0, 200, bytes(32)) for kind in (RingKind.ALL, RingKind.POINTS))
-    published = int(world.now) - EPOCH
-    header = EpochHeader(
-        *(published // EPOCH, published, published + 9999),
-        *(value, before, bytes(32), empty, world.crypto.ed25519_public(seed)),
-    ).sign(lambda message: world.crypto.ed25519_sign(seed, message))
-    host.storage.items["epochs", b"header"] = header.encode()
-    host.storage.items["epochs", b"draw"] = day.to_bytes(4, "big") + value.encode() + before.encode() + bytes(2)
-
-
 def small_buckets(monkeypatch: Any) -> None:
     """Few nodes make many buckets."""
     monkeypatch.setattr(publisher, "MIN_POINTS", 10)
     monkeypatch.setattr(bucketview, "ENOUGH", 10)
     monkeypatch.setattr(bucketview, "ENOUGH_SAMPLED", 4)
+    monkeypatch.setattr(bucketview, "SAMPLED", 33)
     monkeypatch.setattr(epochs, "MANY", 16)
     monkeypatch.setattr(epochs, "FEW", 6)
 
@@ -277,6 +267,22 @@ def node_size(node: Any) -> Counter[str]:
     """Entries of all tables, queues and lists that a node holds, by the attribute that holds them: "Class.attribute".
     What has been pushed to a timer or waits for an answer is found through its closure."""
     sizes: Counter[str] = Counter()
+    for item, name in _held(node):
+        if isinstance(item, (dict, list, set, frozenset, tuple, deque)):
+            sizes[name] += len(item)
+    return sizes
+
+
+def node_bytes(node: Any) -> Counter[str]:
+    """The same in bytes, with all that they hold. What nodes share in one process counts for each of them; keys and
+    ciphers of other libraries have no size here."""
+    sizes: Counter[str] = Counter()
+    for item, name in _held(node):
+        sizes[name] += getsizeof(item)
+    return sizes
+
+
+def _held(node: Any) -> Iterator[tuple[Any, str]]:
     seen: set[int] = set()
     waiting: list[tuple[Any, str]] = [(node, "")]
     while waiting:
@@ -284,11 +290,10 @@ def node_size(node: Any) -> Counter[str]:
         if id(item) in seen or isinstance(item, _NOT_OF_A_NODE):
             continue
         seen.add(id(item))
+        yield item, name
         if isinstance(item, dict):
-            sizes[name] += len(item)
             waiting += [(part, name) for pair in item.items() for part in pair]
         elif isinstance(item, (list, set, frozenset, tuple, deque)):
-            sizes[name] += len(item)
             waiting += [(part, name) for part in item]
         elif isinstance(item, FunctionType):
             cells = item.__closure__ or ()
@@ -299,10 +304,9 @@ def node_size(node: Any) -> Counter[str]:
             waiting += [(item.func, name), (item.args, name), (item.keywords, name)]
         elif type(item).__module__.startswith(("convergence", "pynode")):
             waiting += [(value, f"{type(item).__name__}.{key}") for key, value in _attributes(item)]
-    return sizes
 
 
-_NOT_OF_A_NODE = (type, ModuleType, BuiltinFunctionType, bytes, bytearray, str, int, float, Descriptor, World, Host)
+_NOT_OF_A_NODE = (type, ModuleType, BuiltinFunctionType, World, Host)
 
 
 def _attributes(item: Any) -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,7 @@ import pytest
 from convergence.errors import DestroyReason
 from convergence.introduction import fetching
 from convergence.introduction.fetching import BucketFetches
+from convergence.link.neighbours import DIAL_TIMEOUT
 from convergence.netdir import bucketview
 from convergence.netdir.buckets import ATTEMPTS, FETCH_LIMIT, Buckets
 from convergence.netdir.bucketview import SIGMAS, BucketView
@@ -29,7 +30,7 @@ from convergence.netdir.rings import index_of
 from convergence.netdir.view import Class, place_of, place_of_name
 from convergence.outbox import Outbox
 from convergence.path import building
-from convergence.path.pool import CircuitPool
+from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.rdv.ring import POINTS
 from convergence.wire.buckets import BucketRequest, RingKind
 from convergence.wire.descriptor import Descriptor
@@ -326,3 +327,44 @@ def test_nodes_that_are_made_for_one_victim_gain_little(
     print(f"{size} {made} {rule}: {captured:.3f}")
     assert least <= captured < most
     assert ground.isdisjoint(key for path in paths for key in path) is (rule and made == "many")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_who_stays_has_the_share_of_those_that_stay(size: int) -> None:
+    """One node in 15 stays, the others are tabs of an hour. Somebody has one in a hundred, all of which stay."""
+    crowd = Crowd(size // 15, 0.15)
+    for number in range(size - size // 15):
+        crowd.made.put(described(identity_of(("tab", number))), since=int(crowd.made.now) - 3600)
+    crowd.made.sign()
+    paths = [path for seed in range(4) for path in Client(crowd, seed).paths(100)]
+    met = sum(node in crowd.hostile for path in paths for node in path) / sum(map(len, paths))
+    both = sum(crowd.hostile.issuperset(path) for path in paths) / len(paths)
+    print(f"{size}: {met:.3f} of relays on paths, both ends of {both:.3f}")
+    assert 0.1 < met < 0.2 and both < 0.05
+
+
+# Relays that are gone
+
+
+@pytest.mark.parametrize(("gone", "tries", "within"), [(0.3, 15, 60), (0.5, 30, 120)])
+def test_circuits_are_built_though_many_of_the_relays_that_are_kept_are_gone(
+    gone: float, tries: int, within: float
+) -> None:
+    """The first ones of the crowd are, without a word, just after it was fetched."""
+    client = Client(crowd(1_500, gone), "gone")
+    away, reached = client.crowd.hostile, []
+
+    def reach(identity: bytes, reply: Any, now: float) -> None:
+        reached.append(identity)
+        if identity in away:
+            client.outbox.call_at(now + DIAL_TIMEOUT, lambda now: reply(None, now))
+        else:
+            reply(lambda one, other: other not in away, now)
+
+    client.reach = reach  # type: ignore[method-assign]
+    begun = client.now
+    client.pool.fill(client.now)
+    while len(client.pool._ready) < POOL_SIZE and client.now < begun + within:
+        client.run(1)
+    print(f"{gone}: {len(client.pool._ready)} circuits after {client.now - begun:.0f} s, {len(reached)} tries")
+    assert len(client.pool._ready) == POOL_SIZE and len(reached) <= tries

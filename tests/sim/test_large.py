@@ -17,7 +17,8 @@ from convergence.netdir.view import Class
 from convergence.wire.buckets import DAY, BucketRequest, EpochHeader, RingKind, SharedValue
 from convergence.wire.ordb import PIECE_SIZE
 from convergence.wire.target import Role
-from tests.sim.crowd import be_old, small_buckets
+from tests.sim.crowd import small_buckets
+from tests.sim.past import be_old
 from tests.sim.people import arrived, content, get, settle, share_and_stand, standing
 from tests.sim.world import START, Host, World
 

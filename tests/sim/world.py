@@ -319,6 +319,7 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._addresses: dict[str, Host] = {}
+        self.behind: dict[str, list[Host]] = {}  # several machines behind one address, which take turns by chance
         self.line = line
         self.lines: dict[frozenset[str], Line] = {}
         self.ends: WeakValueDictionary[str, PeerConnection] = WeakValueDictionary()  # by their ufrag
@@ -362,10 +363,10 @@ class World:
         self._run_on(host, node)
         host.driver.run(lambda now: node.start(now, restore=restore))
 
-    def place(self, name: str, machine: Machine, address: str | None = None) -> Host:
-        """A host that runs any other machine."""
+    def place(self, name: str, machine: Machine, address: str | None = None, **ports: Any) -> Host:
+        """A host that runs any other machine; `ports` are Driver's."""
         host = self._host(name, address or f"ws://{name}/")
-        self._run_on(host, machine)
+        self._run_on(host, machine, **ports)
         return host
 
     def revive(self, host: Host, *, anew: bool = False) -> None:
@@ -401,11 +402,11 @@ class World:
             self._lose(pipe)
         self.kill(host)
 
-    def _run_on(self, host: Host, machine: Machine) -> None:
+    def _run_on(self, host: Host, machine: Machine, **ports: Any) -> None:
         host.alive = True
         host.life += 1
         host.node = machine
-        host.driver = Driver(machine, host, host, host, storage=host.storage, on_event=host.event)
+        host.driver = Driver(machine, host, host, host, storage=host.storage, on_event=host.event, **ports)
 
     def _host(self, name: str, url: str) -> Host:
         host = self.hosts[name] = Host(self, name)
@@ -466,7 +467,7 @@ class World:
                 pipe.host.driver.closed(pipe.channel, "connection lost")
 
     def dial(self, pipe: Pipe, protocol: Protocol, address: str) -> None:
-        target = self._addresses.get(address)
+        target = self._target(pipe.host, address)
         if not pipe.host.alive or not pipe.open:
             return
         if target is not None and (target.asleep is not None or self._parted(pipe.host, target)):
@@ -483,6 +484,10 @@ class World:
         binding = self._tls(pipe) if protocol is Protocol.TLS else None
         target.driver.opened(other.channel, protocol, binding)
         pipe.host.driver.opened(pipe.channel, protocol, binding)
+
+    def _target(self, host: Host, address: str) -> Host | None:
+        there = [one for one in self.behind.get(address, ()) if one.alive and not self._parted(host, one)]
+        return self.random.choice(there) if there else self._addresses.get(address)
 
     @staticmethod
     def _tls(pipe: Pipe) -> TlsBinding:
@@ -589,6 +594,11 @@ class World:
 
         arrival = max(self.now + (self.latency() if pipe.line is None else pipe.line.delay), pipe.busy_until)
         self.at(arrival, lambda: self._arrive(peer, 0, closed))
+
+
+def identity_seed(world: World) -> bytes:
+    """Ed25519 seed of the facilitator's identity."""
+    return SeededRng(f"{world.seed}-facilitator").random(32)
 
 
 def _knows(end: PeerConnection, other: PeerConnection) -> bool:

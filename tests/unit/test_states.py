@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import pkgutil
+import weakref
 from enum import Enum, auto
 from typing import Any
 
@@ -148,6 +150,36 @@ def test_leaving_a_state_disarms_its_deadline() -> None:
     outbox.run_timers(1000.0)
     assert outbox.deadline() is None
     assert machine.move("close", 1001.0) is Phase.OVER
+
+
+def test_whoever_owns_a_machine_goes_at_once_when_it_is_over() -> None:
+    """However many come and go, nothing is left for a collection of garbage."""
+
+    class Owner:
+        def __init__(self, outbox: Outbox) -> None:
+            self.ended: list[Phase] = []
+            self.machine = StateMachine(TOY, outbox, self.timed_out, 100.0)
+
+        def timed_out(self, state: Phase, now: float) -> None:
+            self.ended.append(state)
+
+    outbox = Outbox()
+    gc.disable()
+    try:
+        for ends_by_time in (True, False):
+            owner = Owner(outbox)
+            if ends_by_time:
+                outbox.run_timers(1000.0)
+            else:
+                owner.machine.move("answer", 101.0)
+                owner.machine.move("close", 102.0)
+            assert owner.machine.final and owner.ended == [Phase.ASKING] * ends_by_time
+            outbox.run_timers(1000.0)
+            seen = weakref.ref(owner)
+            del owner
+            assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_an_input_that_has_no_place_is_refused() -> None:

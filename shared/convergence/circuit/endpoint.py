@@ -21,6 +21,7 @@ from convergence.wire.relay import DIRECTORY, Begin, End, RelayCommand, RelayFor
 
 MAX_STREAMS = 1024  # open at once on one circuit
 MAX_HALF_CLOSED = 2 * MAX_STREAMS  # streams we ended, whose late cells are dropped; cells for others end the circuit
+LATE = 600.0  # seconds for which at least they are remembered: a circuit between peers may live for days
 MAX_LATE_MESSAGES = 100  # that are no DATA and still come to a stream we ended; honest ones are 66 at most (XOFF, XON)
 FAIR_RUN = 50  # DATA cells that one stream sends before the next one's turn
 INCOMING_ID_BIT = 0x8000  # set in stream ids that the relay side chooses (RDV point to provider), clear in the origin's
@@ -92,8 +93,10 @@ class Endpoint:
         self._last_id = 0
         self._ready: dict[Entry, None] = {}
         self._touched: dict[Entry, None] = {}
-        # stream id -> DATA cells that may still come, and messages of other kinds
-        self._half_closed: dict[int, tuple[int, int]] = {}
+        # stream id -> DATA cells that may still come, messages of other kinds, and the turn in which we ended it
+        self._half_closed: dict[int, tuple[int, int, int]] = {}
+        self._turn = 0  # one follows the other after LATE, in steady time
+        self._next_turn = 0.0
         self._resolving: dict[int, ResolvedReply] = {}
         self._closed = False
         self._superseded = False
@@ -241,6 +244,9 @@ class Endpoint:
             touched, self._touched = self._touched, {}
             for entry in touched:
                 entry.settle(now)
+        if self._half_closed and self._outbox.steady(now) >= self._next_turn:
+            self._turn, self._next_turn = self._turn + 1, self._outbox.steady(now) + LATE
+            self._half_closed = {key: end for key, end in self._half_closed.items() if end[2] >= self._turn - 1}
 
     def resume(self) -> None:
         """The link takes cells again."""
@@ -267,7 +273,7 @@ class Endpoint:
         allowance = entry.flow.late if entry is not None else 0
         if len(self._half_closed) >= MAX_HALF_CLOSED:
             del self._half_closed[next(iter(self._half_closed))]
-        self._half_closed[stream_id] = allowance, MAX_LATE_MESSAGES
+        self._half_closed[stream_id] = allowance, MAX_LATE_MESSAGES, self._turn
 
     # -- inside
 
@@ -367,13 +373,13 @@ class Endpoint:
     def _stream_message(self, command: int, stream_id: int, payload: bytes, now: float) -> None:
         entry = self.entries.get(stream_id)
         if entry is None:
-            cells, messages = self._half_closed.get(stream_id, (0, 0))
+            cells, messages, turn = self._half_closed.get(stream_id, (0, 0, 0))
             if messages == 0:
                 raise RemoteError("relay message for an unknown stream")
             if command == RelayCommand.END:
                 del self._half_closed[stream_id]
             else:
-                self._half_closed[stream_id] = cells, messages - 1
+                self._half_closed[stream_id] = cells, messages - 1, turn
             return
         try:
             if command == RelayCommand.END:
@@ -396,10 +402,10 @@ class Endpoint:
         entry.on_end(error.reason, now)
 
     def _late_data(self, stream_id: int, cells: int) -> None:
-        allowance, messages = self._half_closed.get(stream_id, (0, 0))
+        allowance, messages, turn = self._half_closed.get(stream_id, (0, 0, 0))
         if allowance < cells:
             raise RemoteError("DATA for an unknown stream", Scope.CIRCUIT, DestroyReason.PROTOCOL)
-        self._half_closed[stream_id] = allowance - cells, messages
+        self._half_closed[stream_id] = allowance - cells, messages, turn
 
     def _free_id(self) -> int:
         if len(self.entries) + len(self._resolving) >= MAX_STREAMS:

@@ -1,10 +1,12 @@
-"""Since when a facilitator knows its nodes: they are rendezvous points only if they are older than the day's value.
+"""Since when a facilitator knows its nodes: they are rendezvous points only if they are older than the day's value, and
+on paths, in a large network, if they have been there for hours.
 
 Does: remember those that are here, and for a while those that are gone, so that a restart makes nobody young.
 Does not: store anything, or refuse nodes.
 
-Whoever is remembered counts for the source that it came from as if it were there. So nobody lets more nodes grow old
-than he may have at once, to choose among them when the value is known.
+Few nodes of one source grow old, here or gone; the others never do. Servers are few on one network, and where many tabs
+share an address, most of them are gone soon. So somebody with one network cannot choose among many nodes of his when
+the value is known, nor has he a large part of those that stay, who are few in all.
 """
 
 from __future__ import annotations
@@ -16,6 +18,12 @@ from math import inf
 
 from convergence.netdir.rings import ABSENCE
 
+OLD_EACH = 16
+"""Nodes of one source that grow old. Tor lists few relays of an address, too (proposal 109)."""
+UNKNOWN = "?"
+"""The source of nodes of before a restart, until they are back."""
+NEVER = (1 << 64) - 1
+"""Since when a node counts that does not grow old."""
 MAX_GONE = 65_536
 """Nodes that are gone and remembered, unless the facilitator has other limits: 300 bytes each."""
 
@@ -28,16 +36,16 @@ class _Age:
 
 class Ages:
     """Args:
-    each: nodes of one source that are remembered. Sources that cannot be told apart ("") have no such limit.
     on_forgotten: called with an identity that is forgotten, and since when it counted.
     gone: nodes that are gone and remembered.
+    each: nodes of one source that are remembered. Sources that cannot be told apart ("") have no such limit.
     """
 
     def __init__(
         self,
-        each: int,
         on_forgotten: Callable[[bytes, int], None] = lambda identity, since: None,
         gone: int = MAX_GONE,
+        each: int = OLD_EACH,
     ) -> None:
         self._each = each
         self._on_forgotten = on_forgotten
@@ -50,13 +58,16 @@ class Ages:
         self._gone_of: dict[str, dict[bytes, None]] = {}  # by source; who left first, first
 
     def came(self, identity: bytes, source: str, now: float, first: float = inf) -> int:
-        """A node is here, perhaps for long, and since `first` at least. Returns since when it counts (Unix seconds)."""
+        """A node is here, perhaps for long, and since `first` at least. Returns since when it counts (Unix seconds), or
+        NEVER."""
         self._expire(now)
-        age = self._take(identity) or _Age(int(min(first, now)), source)
+        age = self._take(identity)
+        if not self._has_room(source) and (age is None or age.source != UNKNOWN):
+            if age is not None:
+                self._on_forgotten(identity, age.since)
+            return NEVER
+        age = age or _Age(int(min(first, now)), source)
         age.source = source
-        gone = self._gone_of.get(source)
-        if gone and self._count[source] >= self._each:
-            self._forget(next(iter(gone)))
         self._keep(identity, age)
         return age.since
 
@@ -66,7 +77,7 @@ class Ages:
         if age is not None:
             before, age.since = age.since, min(age.since, since)
             return before
-        self._keep(identity, _Age(since, ""))
+        self._keep(identity, _Age(since, UNKNOWN))
         self.left(identity, now)
         return None
 
@@ -88,6 +99,14 @@ class Ages:
 
     def knows(self, identity: bytes) -> bool:
         return identity in self._ages
+
+    def _has_room(self, source: str) -> bool:
+        """Whether one more of its nodes may grow old: who is here leaves less room for the absent."""
+        if source in ("", UNKNOWN):
+            return not source
+        if self._count[source] >= self._each and source in self._gone_of:
+            self._forget(next(iter(self._gone_of[source])))
+        return self._count[source] < self._each
 
     def _keep(self, identity: bytes, age: _Age) -> None:
         self._ages[identity] = age

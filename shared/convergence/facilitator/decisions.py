@@ -26,11 +26,11 @@ from typing import Any
 from convergence.effects import Failure
 from convergence.errors import ParseError
 from convergence.events import StorageTrouble
-from convergence.facilitator.ages import MAX_GONE
+from convergence.facilitator.ages import MAX_GONE, NEVER
 from convergence.facilitator.publisher import LEAD, STEP_PAUSE, Publisher
 from convergence.facilitator.questions import Keep, Kept, Latest, Propose
 from convergence.facilitator.sharing import Sharing
-from convergence.netdir.epochs import KEPT, Cut, Listed, epoch_of
+from convergence.netdir.epochs import KEPT, Cut, Listed, Listing, epoch_of
 from convergence.netdir.headers import EPOCH, contradict
 from convergence.outbox import Outbox
 from convergence.ports import Crypto, Rng
@@ -67,13 +67,12 @@ class SharedPublisher(Publisher):
         seed: bytes,
         sharing: Sharing,
         *,
-        each: int,
         gone: int = MAX_GONE,
         list_up_to: int,
         others: Collection[bytes] = (),
     ) -> None:
         super().__init__(
-            outbox, crypto, seed, lambda result, now: None, each=each, gone=gone, list_up_to=list_up_to, others=others
+            outbox, crypto, seed, lambda result, now: None, gone=gone, list_up_to=list_up_to, others=others
         )
         self._rng = rng
         self._sharing = sharing
@@ -245,7 +244,7 @@ class SharedPublisher(Publisher):
         served, header = self._epochs.header, self._header
         if header is None or self._decision is None or (served is not None and served.epoch >= header.epoch):
             return
-        decision, nodes = self._decision[0], dict[bytes, Listed]()
+        decision, nodes = self._decision[0], Listing()
 
         def ask(part: int, now: float) -> None:
             def got(result: Any, now: float) -> None:
@@ -264,14 +263,14 @@ class SharedPublisher(Publisher):
 
         ask(1, now)
 
-    def _gather(self, node: CutNode, nodes: dict[bytes, Listed], now: float) -> None:
+    def _gather(self, node: CutNode, nodes: Listing, now: float) -> None:
         ours = self._epochs.nodes.get(node.identity)
-        if ours is None or ours.since != node.since:
+        if (ours is None or ours.since != node.since) and node.since != NEVER:
             self._came_earlier(node.identity, node.since, now)
         if node.descriptor:
             same = ours is not None and ours.descriptor == node.descriptor
             raw = ours.descriptor if ours is not None and same else node.descriptor  # in memory once
-            nodes[node.identity] = Listed(node.identity, raw, node.since, node.classes)
+            nodes.put(Listed(node.identity, raw, node.since, node.classes))
 
     def _repeat(self, header: EpochHeader, cut: Cut, now: float) -> None:
         if cut is not self._repeated:
@@ -304,7 +303,7 @@ def _parts(cut: Cut, gone: Iterable[tuple[bytes, int]]) -> Iterator[tuple[CutNod
     """All that others need to make the same buckets, and to know who was there before."""
 
     def nodes() -> Iterator[CutNode]:
-        for node in cut.nodes.values():
+        for node in cut.nodes:
             yield CutNode(node.identity, node.since, node.classes, node.descriptor)
         for identity, since in gone:
             yield CutNode(identity, since)

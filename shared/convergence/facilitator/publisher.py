@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from convergence.errors import ParseError
-from convergence.facilitator.ages import MAX_GONE, Ages
+from convergence.facilitator.ages import MAX_GONE, UNKNOWN, Ages
 from convergence.facilitator.draws import Draws
 from convergence.netdir.epochs import Cut, Epochs, epoch_of
 from convergence.netdir.headers import EPOCH
@@ -44,7 +44,7 @@ class Publisher:
     """Args:
     outbox: the facilitator's.
     seed: Ed25519 seed of its identity, 32 bytes.
-    each: nodes of one source that are remembered while they are gone; gone: of all sources.
+    gone: nodes that are remembered while they are gone.
     list_up_to: nodes above which they are told by header and buckets; below half as many, by a list again.
     others: identities of the other facilitators that take part in the draw.
     stored: takes the answers to what is stored.
@@ -57,7 +57,6 @@ class Publisher:
         seed: bytes,
         stored: Reply,
         *,
-        each: int,
         gone: int = MAX_GONE,
         list_up_to: int,
         others: Collection[bytes] = (),
@@ -69,7 +68,7 @@ class Publisher:
         self._stored = stored
         self._list_up_to = list_up_to
         self._epochs = Epochs(self._identity, self._sign)
-        self._ages = Ages(each, self._forgotten, gone)
+        self._ages = Ages(self._forgotten, gone)
         self._draws = Draws(outbox, crypto, seed, others)
         self._cut: Cut | None = None  # of the next epoch, or of this one if it takes long
         self._header: EpochHeader | None = None  # the latest that was signed
@@ -92,13 +91,15 @@ class Publisher:
 
     # Nodes
 
-    def put(self, node: Descriptor, raw: bytes, source: str, first: int, now: float) -> None:
-        """A node is listed, with this descriptor. It came from `source`, at `first` (Unix seconds)."""
+    def put(self, node: Descriptor, raw: bytes, source: str, first: int, now: float) -> int:
+        """A node is listed, with this descriptor. It came from `source`, at `first` (Unix seconds). Returns since when
+        it counts, as `Ages.came` does."""
         known = self._ages.knows(node.identity)
         since = self._ages.came(node.identity, source, now, first)
-        if not known:
+        if not known and self._ages.knows(node.identity):
             self._keep_age(node.identity, since, b"")
         self._epochs.put(node, raw, since)
+        return since
 
     def drop(self, identity: bytes, now: float) -> None:
         """It is not listed, or no longer."""
@@ -250,7 +251,9 @@ class Publisher:
 
     def _came_earlier(self, identity: bytes, since: int, now: float) -> None:
         before = self._ages.remember(identity, since, now)
-        if before is not None and since < before:  # it came back before this was known
+        if before is None and identity in self._epochs.nodes:  # it came back before this was known, and did not count
+            self._epochs.older(identity, self._ages.came(identity, UNKNOWN, now))
+        elif before is not None and since < before:
             self._forgotten(identity, before)
             self._epochs.older(identity, since)
 

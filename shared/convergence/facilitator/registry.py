@@ -105,7 +105,7 @@ class Node:
     dialled: bool
     seen: float
     source: str  # of the channel that registered it first, as the registry names it
-    first: int  # Unix seconds: when that was
+    first: int  # Unix seconds: when that was; NEVER where it does not grow old
     reached: int = 0  # Unix seconds
     misses: int = 0  # since then
     check: Timer | None = None
@@ -113,6 +113,7 @@ class Node:
     grace: Timer | None = None
     holder: bytes = NOBODY  # of several facilitators, the one that has its newest channel
     saved: bool = True  # whether the store that they share has it as it is
+    loaded: bool = False  # from storage, and not back: its source is not known
 
     @classmethod
     def of(cls, said: Descriptor, raw: bytes, seen: float, source: str, first: int, reached: int = 0) -> Node:
@@ -253,9 +254,12 @@ class Registry:
         if node is None:
             self._make_room(source, now)
             node = Node.of(descriptor, raw, now, source, int(now))
-        elif node.raw != raw:
-            reached = node.reached if node.same_place(descriptor) else 0
-            node = Node.of(descriptor, raw, now, node.source, node.first, reached)
+        else:
+            if node.loaded:
+                self._is_of(node, source)
+            if node.raw != raw:
+                reached = node.reached if node.same_place(descriptor) else 0
+                node = Node.of(descriptor, raw, now, node.source, node.first, reached)
         self._confirm(node, then, now)
 
     def _confirm(self, node: Node, then: Admitted, now: float) -> None:
@@ -356,11 +360,21 @@ class Registry:
             node.grace.cancel()
             node.grace = None
 
+    def _is_of(self, node: Node, source: str) -> None:
+        """A node that was loaded is back: it counts for its source again. Raises Refusal."""
+        self._check_room(source)
+        self._crowd.remove(node.source, node.identity)
+        node.source, node.loaded = source, False
+        self._crowd.add(source, node.identity)
+
+    def _check_room(self, source: str) -> None:
+        if source and self._crowd.count(source) >= self._limits.each:
+            raise crowded(self._limits)
+
     def _make_room(self, source: str, now: float) -> None:
         """Make room for one more node of this source, or raise Refusal. In a full list, the source that has most loses
         its newest node."""
-        if source and self._crowd.count(source) >= self._limits.each:
-            raise crowded(self._limits)
+        self._check_room(source)
         if len(self.nodes) >= self._limits.nodes:
             spare = self._crowd.gives_way(source)
             if spare is None:
@@ -426,7 +440,8 @@ class Registry:
         valid = descriptor.identity == key and descriptor.expires > now and len(self.nodes) < self._limits.nodes
         if not valid or not descriptor.verify(self._crypto.ed25519_verify):
             return False
-        node = self._enter(Node.of(descriptor, raw, now, "", descriptor.published))
+        node = self._enter(Node.of(descriptor, raw, now, "", int(now)))
+        node.loaded = True
         if not node.dialled:
             self._begin_grace(node, now, RESTORED)
         else:

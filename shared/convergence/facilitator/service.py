@@ -25,6 +25,7 @@ from typing import Any
 from convergence.effects import CloseLink, DescriptionKind, Effect, Protocol, Send
 from convergence.errors import ParseError
 from convergence.events import Refused
+from convergence.facilitator.ages import NEVER, UNKNOWN
 from convergence.facilitator.crowd import Crowd
 from convergence.facilitator.decisions import SharedPublisher
 from convergence.facilitator.exchange import Exchange
@@ -249,7 +250,7 @@ class FacilitatorService:
         self._on_idle = self._close  # one for all channels
         self._leaving: Callable[[float], object] | None = None
         others = others or {}
-        told: dict[str, Any] = {"each": limits.each, "gone": limits.nodes, "list_up_to": list_up_to, "others": others}
+        told: dict[str, Any] = {"gone": limits.nodes, "list_up_to": list_up_to, "others": others}
         if shared:
             self.sharing = sharing = Sharing(outbox, crypto, rng, seed, version, self._own)
             self._source = lambda channel: sharing.hidden(source(channel))
@@ -550,7 +551,9 @@ class FacilitatorService:
 
     def _publish(self, node: Node, now: float) -> None:
         if node.listed and self._registry.nodes.get(node.identity) is node:
-            self._publisher.put(node.descriptor, node.raw, node.source, node.first, now)
+            source = UNKNOWN if node.loaded else node.source
+            if self._publisher.put(node.descriptor, node.raw, source, node.first, now) == NEVER:
+                node.first = NEVER  # once there is room for it, its age begins
         else:
             self._publisher.drop(node.identity, now)
 

@@ -118,6 +118,7 @@ class Neighbours:
     Attributes:
         on_open, on_closed: called with (link, now) for every link that opened, and for every one that is gone.
         on_refused: called with (channel, now) for one that was closed before there was a link.
+        on_unreached: called with the identity of a node that was not where it was dialled, or did not answer a call.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Neighbours:
         self.on_open: LinkHook = lambda link, now: None
         self.on_closed: LinkHook = lambda link, now: None
         self.on_refused: Callable[[int, float], None] = lambda channel, now: None
+        self.on_unreached: Callable[[bytes], None] = lambda identity: None
         self._outbox = outbox
         self._crypto = crypto
         self._rng = rng
@@ -253,6 +255,8 @@ class Neighbours:
         del self._ways[way.identity, way.address]
         if not way.machine.final:
             way.machine.move(_FAILED if link is None else _REACHED, now)
+        if link is None and way.channel:
+            self.on_unreached(way.identity)
         if self._unopened.pop(way.channel, None) is not None:
             self._outbox.emit(CloseLink(way.channel, reason))
             self.on_refused(way.channel, now)

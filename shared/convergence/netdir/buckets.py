@@ -4,8 +4,8 @@ Does: fetch those that are asked for, once for all who ask; try again elsewhere;
 in them; give them to others.
 Does not: carry requests (introduction/fetching.py), choose buckets (bucketview.py), or believe headers (headers.py).
 
-A bucket of the epoch in use or of the one before answers at once, and an older one to those whom it is new enough for.
-It answers the others too, but only if no newer one can be had: the facilitator may be gone.
+A bucket of the epoch in use or of the one before answers at once. An older one answers too, but only if no newer one
+can be had: the facilitator may be gone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ATTEMPTS = 3
 FETCH_LIMIT = 20.0
 """Seconds until another source is asked."""
 USED_WITHIN = 1
-"""Epochs for which a bucket serves after its own, for those who do not say otherwise."""
+"""Epochs for which a bucket serves after its own."""
 ALIVE = 0.75
 """Share of a bucket's nodes that have to have valid descriptors, else it is worth fetching anew before its time."""
 MAX_FETCHES = 64
@@ -79,6 +79,7 @@ class _Fetch:
     key: Hashable
     waiting: list[Wanted]
     attempts: int = 0
+    whole: bool = False  # not only what is new is asked for
     machine: StateMachine[State] | None = field(default=None)
 
 
@@ -115,18 +116,16 @@ class Buckets:
     def __iter__(self) -> Iterator[Kept]:
         return iter(self._kept.values())
 
-    def want(
-        self, kind: int, index: int, key: Hashable, now: float, then: Wanted, *, within: int = USED_WITHIN
-    ) -> None:
+    def want(self, kind: int, index: int, key: Hashable, now: float, then: Wanted) -> None:
         """Have the nodes of a bucket in the order of the newest header: then(they, now) follows, at once if it is here
-        and no more than `within` epochs older."""
+        and no more than USED_WITHIN epochs older."""
         header = self._headers.newest
         order = None if header is None else order_of(header, kind)
         if header is None or order is None:
             then(None, now)
             return
         kept = self._of(kind, index, order)
-        if kept is not None and kept.bucket.epoch >= header.epoch - within:
+        if kept is not None and kept.bucket.epoch >= header.epoch - USED_WITHIN:
             then(kept.members, now)
             return
         fetch = self._fetching.get((kind, index, key is None))
@@ -187,7 +186,8 @@ class Buckets:
         assert header is not None
         fetch.attempts += 1
         kept = self.kept(kind, index)
-        have = kept.bucket.epoch if kept is not None and fetch.attempts == 1 else 0
+        have = kept.bucket.epoch if kept is not None and not fetch.whole else 0
+        request = BucketRequest(header.epoch, kind, index, have)
         machine = StateMachine(FETCHING, self._outbox, lambda state, now: self._failed(kind, index, fetch, now), now)
         fetch.machine = machine
 
@@ -197,24 +197,27 @@ class Buckets:
             machine.move("over", now)
             honest = True
             try:
-                self._look(raw, kind, index)
+                self._look(raw, request)
             except BadBucket as error:  # not the sender's fault
                 self._on_bad(error, now)
                 self._failed(kind, index, fetch, now)
             except RemoteError as error:
-                honest = not raw or not isinstance(error, CryptoError | ParseError)
+                # References are short, and a node can make two entries that share one: before whoever answered is
+                # called a liar, he is asked for all.
+                honest = not raw or request.have > 0 or not isinstance(error, CryptoError | ParseError)
+                fetch.attempts -= bool(raw and request.have)
                 self._failed(kind, index, fetch, now)
             else:
                 self._over(kind, index, fetch, now)
             return honest
 
-        self._fetch(BucketRequest(header.epoch, kind, index, have), fetch.key, fetch.attempts, answered, now)
+        self._fetch(request, fetch.key, fetch.attempts, answered, now)
 
-    def _look(self, raw: bytes, kind: int, index: int) -> None:
-        """Keep the bucket that was asked for. Raises RemoteError; whoever sends something else is not asked again for
-        this one."""
+    def _look(self, raw: bytes, request: BucketRequest) -> None:
+        """Keep the bucket that was asked for, or a newer one. Raises RemoteError; whoever sends something else is not
+        asked again for this one."""
         bucket = Bucket.parse(raw)
-        if (bucket.kind, bucket.index) != (kind, index):
+        if (bucket.kind, bucket.index) != (request.kind, request.index) or bucket.epoch < request.epoch:
             raise CryptoError("another bucket than the one that was asked for")
         self._take(bucket)
 
@@ -244,7 +247,7 @@ class Buckets:
             self._size -= self._kept.pop(next(iter(self._kept))).size
 
     def _failed(self, kind: int, index: int, fetch: _Fetch, now: float) -> None:
-        header = self._headers.newest
+        header, fetch.whole = self._headers.newest, True
         if fetch.attempts < ATTEMPTS and header is not None and order_of(header, kind) is not None:
             self._ask(kind, index, fetch, now)
         else:

@@ -4,11 +4,11 @@ Does: draw candidates from the same few buckets for as long as they are there; f
 in the buckets that hold their places; keep what it knows for the next run.
 Does not: fetch or check buckets (buckets.py). While the facilitator has a list, the View of the list answers.
 
-A sample is drawn from SAMPLED buckets, about 300 nodes. Which ones these are is chosen at random once, and kept over
-restarts: who saw us draw anew each time could tell us by what we know, and hostile buckets would all come up one day.
-With the value of the day other nodes come to stand there. Relays are drawn from the ring of those that are stable, if
-there are ENOUGH of these: what was fetched of them is of use for hours. Of all relays, where tabs come and go, a client
-would have to fetch as much in ten minutes as of the stable ones in a day.
+A sample is drawn from a few buckets with about SAMPLED nodes in all. Which ones these are is chosen at random once, and
+kept over restarts: who saw us draw anew each time could tell us by what we know, and hostile buckets would all come up
+one day. With the value of the day other nodes come to stand there. Relays are drawn from the ring of those that are
+stable, if there are ENOUGH of these: what was fetched of them is of use for hours. Of all relays, where tabs come and
+go, a client would have to fetch as much in ten minutes as of the stable ones in a day.
 
 Who knows which buckets somebody samples can make keys whose places are in them. Where a bucket is so full that this may
 be, only nodes that are older than the value are drawn from it: nobody could choose their places. Any node is as likely
@@ -33,7 +33,7 @@ from typing import Any
 
 from convergence.chance import choose, random_below
 from convergence.errors import ParseError, RemoteError
-from convergence.netdir.buckets import USED_WITHIN, Buckets, Members, Wanted, order_of
+from convergence.netdir.buckets import Buckets, Members, Wanted, order_of
 from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.memory import SeldomWrites
 from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
@@ -47,8 +47,12 @@ from convergence.wire.reader import Reader
 from convergence.wire.target import Role
 
 STORE = "buckets"
-SAMPLED = 3
-"""Buckets of a ring that samples are drawn from."""
+SAMPLED = 300
+"""Nodes of a ring that samples are drawn from, about: as many buckets as come nearest to that, however full they are.
+Whoever is on a path knows two relays that we know. The fewer those are, the fewer others know the same two (Danezis and
+Clayton 2006, "Route fingerprinting in anonymous communications")."""
+MAX_SAMPLED = 6
+"""Buckets of a ring that samples are drawn from: where they are as empty as they get (`epochs.FEW`)."""
 ENOUGH = 64
 """Stable relays of a network for which the others are not drawn: as many as it needs of rendezvous points to be told by
 header and buckets (`publisher.MIN_POINTS`). Not a share of all: who brings any number of tabs must not undo it."""
@@ -70,6 +74,8 @@ anew, so descriptors run out. Those of nodes with an address then count for HINT
 transfer alike. Only to take those whose news came by hearsay would leave the choice to whoever tells news."""
 MAX_WALKED = 8
 """Buckets looked at for the points of one name."""
+MAX_UNREACHED = 256
+"""Nodes that are to be looked for anew."""
 NEWS_PAUSE = 1.0
 """Seconds in which news is gathered before the node is told."""
 POSITION_LEN = 4
@@ -120,6 +126,7 @@ class BucketView:
         self._renewed: dict[tuple[RingKind, int], int] = {}  # of these: the epoch in which they were asked for last
         self._pools: dict[tuple[Class, RingKind], tuple[int, list[Member]]] = {}  # as of a version of the buckets
         self._false: set[bytes] = set()  # signatures of descriptors that their nodes did not make
+        self._unreached: dict[bytes, bool] = {}
         self._news: Timer | None = None
         self._writes = SeldomWrites(outbox, self._write)
 
@@ -187,7 +194,8 @@ class BucketView:
         header = self._headers.newest
         known = self._directory.get(identity, now)
         order = None if header is None else order_of(header, RingKind.ALL)
-        if known is not None or not self.large or header is None or order is None:
+        anew = not quietly and self._unreached.pop(identity, False)
+        if (known is not None and not anew) or not self.large or header is None or order is None:
             then(known, now)
             return
         value, _ = order
@@ -195,31 +203,39 @@ class BucketView:
 
         def found(members: Members | None, now: float) -> None:
             member = next((item for item in members or () if item.place == place), None)
-            then(None if member is None else self._checked(member, now), now)
+            then(known if member is None else self._checked(member, now), now)
 
-        def look(kind: RingKind, then: Wanted, now: float, within: int = USED_WITHIN) -> None:
+        def is_it(member: Member) -> bool:
+            return member.place == place and self._is_current(member.node, now)
+
+        def look(kind: RingKind, then: Wanted, now: float) -> None:
             ring = header.ring(kind)
             assert ring is not None
-            self._buckets.want(kind, index_of(place, ring.depth), None, now, then, within=within)
+            self._buckets.want(kind, index_of(place, ring.depth), None, now, then)
 
         def in_stable(members: Members | None, now: float) -> None:
-            if any(item.place == place for item in members or ()):
+            if any(map(is_it, members or ())):
                 found(members, now)
             else:
                 look(RingKind.ALL, found, now)
 
-        # A node stands at the same place of all rings in this order: one of its buckets may be here.
-        for kind in (RingKind.STABLE, RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS):
-            members = self._buckets.here(kind, place, value)
-            if any(item.place == place for item in members):
-                found(members, now)
-                return
-        if quietly:
+        # A node stands at the same place of all rings in this order: one of its buckets may be here, of whatever age.
+        kinds = (RingKind.STABLE, RingKind.RELAYS, RingKind.DIALLED, RingKind.POINTS, RingKind.EXITS)
+        here = [member for kind in kinds for member in filter(is_it, self._buckets.here(kind, place, value))]
+        if here and not anew:
+            found((max(here, key=lambda member: member.node.published),), now)
+        elif quietly:
             then(None, now)
         elif _has_stable(header):  # whom circuits are to go on to is stable, and in one of far fewer buckets
-            look(RingKind.STABLE, in_stable, now, HELD)
+            look(RingKind.STABLE, in_stable, now)
         else:
             look(RingKind.ALL, found, now)
+
+    def unreached(self, identity: bytes) -> None:
+        """What is known of this node led nowhere: it may have moved. Whoever wants it next has it looked for anew."""
+        self._unreached[identity] = True
+        if len(self._unreached) > MAX_UNREACHED:
+            del self._unreached[next(iter(self._unreached))]
 
     # -- for the node
 
@@ -296,13 +312,13 @@ class BucketView:
         ring = header.ring(kind)
         if ring is None or not ring.count:
             return []
-        positions = self._positions.get(kind)
-        if positions is None:
-            positions = [int.from_bytes(self._rng.random(POSITION_LEN), "big") for _ in range(SAMPLED)]
-            self._positions[kind] = positions
+        count = min(max(round(SAMPLED * (1 << ring.depth) / ring.count), 1), MAX_SAMPLED, 1 << ring.depth)
+        positions = self._positions.setdefault(kind, [])
+        while len(positions) < count:
+            positions.append(int.from_bytes(self._rng.random(POSITION_LEN), "big"))
         # Two positions may be in one bucket: then the next one is taken.
         chosen: dict[int, None] = {}
-        for position in positions[: 1 << ring.depth]:
+        for position in positions[:count]:
             index = position >> (32 - ring.depth)
             while index in chosen:
                 index = (index + 1) % (1 << ring.depth)
@@ -335,10 +351,20 @@ class BucketView:
         """Whom of these buckets samples of a class are drawn from, in any order."""
         version, members = self._pools.get((kind, ring), (-1, []))
         if version != self._buckets.version:
-            drawn = [member for bucket in found for member in self._unmade(ring, bucket or ())]
+            buckets = [bucket for bucket in found if bucket is not None] or self._earlier(ring)
+            drawn = [member for bucket in buckets for member in self._unmade(ring, bucket)]
             members = [member for member in drawn if kind.holds(member.node.target)]
             self._pools[kind, ring] = self._buckets.version, members
         return members
+
+    def _earlier(self, ring: RingKind) -> list[Members]:
+        """The buckets that samples were drawn from in an earlier order, which are here until others come in their
+        place. The facilitator may have signed the first header of a day, or of a ring that grew, and then have gone."""
+        return [
+            kept.members
+            for kept in self._buckets
+            if kept.bucket.kind == ring and kept.bucket.index in self._sampled(ring, kept.header)
+        ]
 
     def _draw(self, members: list[Member], count: int, now: float) -> list[Descriptor]:
         """The first steps of a Fisher-Yates shuffle, in place: each choice is as likely as any other."""
@@ -374,6 +400,8 @@ class BucketView:
         """The node, if it is usable and made its descriptor itself: the facilitator must not speak for it."""
         listed = member.node
         known = self._directory.get(listed.identity)
+        if known is listed and listed.expires > now:  # as nearly all: it was checked before
+            return listed
         node = listed if known is None or _counts_less(known, listed, now) else known
         lacks = listed.roles.value & ~node.roles.value  # numbers: arithmetic on flags takes microseconds
         if lacks or not self._is_current(node, now):
@@ -476,7 +504,7 @@ class BucketView:
                 kind = RingKind(part.unsigned(1))
             except ValueError:
                 raise ParseError("positions in a ring that there is not") from None
-            self._positions[kind] = [part.unsigned(POSITION_LEN) for _ in range(SAMPLED)]
+            self._positions[kind] = [part.unsigned(POSITION_LEN) for _ in range(part.left // POSITION_LEN)]
             part.finish()
         for bucket in buckets:
             self._buckets.restore(bucket)

@@ -8,12 +8,15 @@ A registration costs no hash. A *cut* is the nodes of one moment, in the order o
 few milliseconds each, about 10 µs a node in all, while nodes come and go and the buckets of the last cut are served.
 Rings of one value differ only in which nodes they leave out. So a cut keeps one order for each value, in slices of
 about a hundred nodes, and with each node a few bits that say which rings it is in: a bucket is one slice or several.
+
+All that there is for each node is bytes and numbers, in tables and runs of bytes. Python's garbage collector never
+looks into these. New tables of a million objects for each epoch would take it a second, three times.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import floor
 from typing import NamedTuple
 
@@ -35,7 +38,7 @@ from convergence.wire.buckets import (
     SharedValue,
 )
 from convergence.wire.certs import Sign
-from convergence.wire.descriptor import Descriptor
+from convergence.wire.descriptor import KEY_LEN, Descriptor
 
 HEADER_LIFETIME = 3 * 3600
 """Seconds from a header's `published` to its `expires`, as for lists."""
@@ -65,14 +68,14 @@ def classes_of(node: Descriptor) -> int:
 _AGED = sum(1 << kind for kind in AGED if kind not in BEFORE)
 _AGED_BEFORE = sum(1 << kind for kind in AGED if kind in BEFORE)
 _STABLE = 1 << RingKind.STABLE
+_U32 = 0xFFFFFFFF
+_PLACED_LEN = HASH_LEN + 1 + KEY_LEN
 
 
 class Listed(NamedTuple):
     """A node of a cut: its identity, encoded descriptor, since when it is known, the rings that it is in once it is
     older than their value (bit 1 << kind; STABLE only if it is stable), and the first epoch since which all cuts have
     had just that.
-
-    One object a node, with nothing in it that Python's garbage collector would have to visit.
     """
 
     identity: bytes
@@ -86,11 +89,55 @@ class Listed(NamedTuple):
         return Entry(self.descriptor, self.since)
 
 
-class _Slice(NamedTuple):
-    """The nodes of an equal part of the range of places, in order. `rings`: of each, a byte of bits."""
+class Listing:
+    """Nodes, by identity."""
 
-    nodes: tuple[Listed, ...]
+    def __init__(self, nodes: Iterable[Listed] = ()) -> None:
+        self._descriptors: dict[bytes, bytes] = {}
+        self._facts: dict[bytes, int] = {}  # since | classes u32 | signed u32
+        for node in nodes:
+            self.put(node)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def __iter__(self) -> Iterator[Listed]:
+        """Meanwhile, nodes that are in it may be put."""
+        for identity in self._facts:
+            yield self[identity]
+
+    def __getitem__(self, identity: bytes) -> Listed:
+        facts = self._facts[identity]
+        return Listed(identity, self._descriptors[identity], facts >> 64, facts >> 32 & _U32, facts & _U32)
+
+    def get(self, identity: bytes) -> Listed | None:
+        return self[identity] if identity in self._facts else None
+
+    def put(self, node: Listed) -> None:
+        self._descriptors[node.identity] = node.descriptor
+        self._facts[node.identity] = node.since << 64 | node.classes << 32 | node.signed
+
+    def drop(self, identity: bytes) -> None:
+        """If it is there."""
+        self._descriptors.pop(identity, None)
+        self._facts.pop(identity, None)
+
+    def copy(self) -> Listing:
+        made = Listing()
+        made._descriptors, made._facts = self._descriptors.copy(), self._facts.copy()
+        return made
+
+
+class _Slice(NamedTuple):
+    """The nodes of an equal part of the range of places, in order: their identities, and of each a byte of bits that
+    says which rings it is in."""
+
+    identities: bytes
     rings: bytes
+
+    def nodes(self, listing: Listing) -> Iterator[tuple[Listed, int]]:
+        for number, rings in enumerate(self.rings):
+            yield listing[self.identities[number * KEY_LEN : (number + 1) * KEY_LEN]], rings
 
 
 class _Order:
@@ -101,24 +148,23 @@ class _Order:
         self.kinds = kinds  # their numbers follow each other
         self.depth = depth  # 2^depth slices
         self._alike = [0] * (1 << len(kinds))  # nodes, by the rings that they are in
-        # Until they are slices: place | rings u8 | identity. Bytes, and no tuples, for the garbage collector's sake.
-        self._placed: list[list[bytes]] = [[] for _ in range(1 << depth)]
+        self._placed = [bytearray() for _ in range(1 << depth)]  # until they are slices: place | rings u8 | identity
         self.slices: list[_Slice] = []
 
     def place(self, identity: bytes, classes: int) -> None:
         rings = classes >> self.kinds[0] & len(self._alike) - 1
         if rings:
             place = place_of(self.value.value, identity)
-            self._placed[index_of(place, self.depth)].append(b"%b%c%b" % (place, rings, identity))
+            self._placed[index_of(place, self.depth)] += b"%b%c%b" % (place, rings, identity)
             self._alike[rings] += 1
 
     def count(self, bit: int) -> int:
         return sum(count for rings, count in enumerate(self._alike) if rings >> bit & 1)
 
-    def sort(self, index: int, nodes: Mapping[bytes, Listed]) -> _Slice:
-        placed = sorted(self._placed[index])
-        self._placed[index] = []
-        made = _Slice(tuple([nodes[key[HASH_LEN + 1 :]] for key in placed]), bytes([key[HASH_LEN] for key in placed]))
+    def sort(self, index: int) -> _Slice:
+        run, self._placed[index] = bytes(self._placed[index]), bytearray()
+        placed = sorted(run[at : at + _PLACED_LEN] for at in range(0, len(run), _PLACED_LEN))
+        made = _Slice(b"".join(item[-KEY_LEN:] for item in placed), bytes(item[HASH_LEN] for item in placed))
         self.slices.append(made)
         return made
 
@@ -128,7 +174,7 @@ class Cut:
 
     Args:
         epoch: for which it is made.
-        nodes: by identity; they are this cut's own.
+        nodes: they are this cut's own.
         last: the cut before, for what has not changed since.
         depths: of rings, where another one has chosen them already. Nodes that he left out of STABLE stay out.
     """
@@ -138,7 +184,7 @@ class Cut:
         epoch: int,
         value: SharedValue,
         before: SharedValue,
-        nodes: dict[bytes, Listed],
+        nodes: Listing,
         last: Cut | None,
         depths: Mapping[int, int] | None = None,
     ) -> None:
@@ -171,21 +217,21 @@ class Cut:
         return self.done
 
     def _make(self, last: Cut | None) -> Iterator[None]:
-        known = {} if last is None else last.nodes
-        for number, (identity, node) in enumerate(self.nodes.items(), 1):
+        known = Listing() if last is None else last.nodes
+        for number, node in enumerate(self.nodes, 1):
             if node.since > self._stable_since:
                 node = node._replace(classes=node.classes & ~_STABLE)
-            was = known.get(identity)
+            was = known.get(node.identity)
             if was is None or was[1:4] != node[1:4]:
                 was = node._replace(signed=self.epoch)
-            self.nodes[identity] = was
+            self.nodes.put(was)
             since, classes = was.since, was.classes
             if since >= self.before.fixed:  # it is too young
                 classes &= ~_AGED_BEFORE
             if since >= self.value.fixed:
                 classes &= ~_AGED
             for order in self._orders:
-                order.place(identity, classes)
+                order.place(node.identity, classes)
             if number % NODES_A_STEP == 0:
                 yield
         rings = []
@@ -195,10 +241,9 @@ class Cut:
             counts = [0 for _ in order.kinds]
             gathered: list[list[tuple[Listed, bytes]]] = [[] for _ in order.kinds]  # of the bucket that is not whole
             for index in range(1 << order.depth):
-                nodes, bits = order.sort(index, self.nodes)
-                encoded = [(node, node.entry.encode()) for node in nodes]
+                encoded = [(node, node.entry.encode(), ring) for node, ring in order.sort(index).nodes(self.nodes)]
                 for bit, depth in enumerate(depths):
-                    gathered[bit] += [pair for pair, ring in zip(encoded, bits, strict=True) if ring >> bit & 1]
+                    gathered[bit] += [(node, entry) for node, entry, ring in encoded if ring >> bit & 1]
                     if (index + 1) % (1 << order.depth - depth) == 0:
                         inside = _oldest(gathered[bit])
                         leaves[bit] += leaf_hash(b"".join(entry for _, entry in inside))
@@ -242,14 +287,7 @@ class Cut:
         order, each = self._order(kind), self._order(kind).depth - self.rings[kind - 1].depth
         bit = order.kinds.index(kind)
         slices = order.slices[request.index << each : request.index + 1 << each]
-        inside = _oldest(
-            [
-                (node, b"")
-                for part in slices
-                for node, ring in zip(part.nodes, part.rings, strict=True)
-                if ring >> bit & 1
-            ]
-        )
+        inside = _oldest([(node, b"") for part in slices for node, ring in part.nodes(self.nodes) if ring >> bit & 1])
         known = request.have if self._ordered[kind] <= request.have < epoch else 0
         items = tuple(node.entry.reference if node.signed <= known else node.entry for node, _ in inside)
         return Bucket(epoch, kind, request.index, tuple(self._trees[kind].proof(request.index) or ()), items)
@@ -275,7 +313,7 @@ class Epochs:
     def __init__(self, identity: bytes, sign: Sign) -> None:
         self._identity = identity
         self._sign = sign
-        self.nodes: dict[bytes, Listed] = {}
+        self.nodes = Listing()
         self._served: deque[tuple[EpochHeader, Cut]] = deque(maxlen=KEPT)
 
     @property
@@ -290,23 +328,23 @@ class Epochs:
 
     def put(self, node: Descriptor, raw: bytes, since: int) -> None:
         """A node is listed, with this descriptor. `since`: when it came (Unix seconds)."""
-        self.nodes[node.identity] = Listed(node.identity, raw, since, classes_of(node))
+        self.nodes.put(Listed(node.identity, raw, since, classes_of(node)))
 
     def older(self, identity: bytes, since: int) -> None:
         """If the node is listed: it came earlier than was known."""
         node = self.nodes.get(identity)
         if node is not None:
-            self.nodes[identity] = node._replace(since=since)
+            self.nodes.put(node._replace(since=since))
 
     def drop(self, identity: bytes) -> None:
         """A node is no longer listed."""
-        self.nodes.pop(identity, None)
+        self.nodes.drop(identity)
 
     def freeze(self, epoch: int, value: SharedValue, before: SharedValue) -> Cut:
         """Begin a cut of the nodes that there are."""
-        return Cut(epoch, value, before, dict(self.nodes), self.cut)
+        return Cut(epoch, value, before, self.nodes.copy(), self.cut)
 
-    def repeat(self, header: EpochHeader, nodes: dict[bytes, Listed]) -> Cut:
+    def repeat(self, header: EpochHeader, nodes: Listing) -> Cut:
         """Begin the cut that somebody else made and this header is of."""
         depths = {ring.kind: ring.depth for ring in header.rings}
         return Cut(header.epoch, header.value, header.before, nodes, self.cut, depths)

@@ -20,10 +20,11 @@ from typing import Any
 from convergence.netdir.view import Class, Found, Known, View, together
 from convergence.wire.target import RelayTarget
 
-CANDIDATES = 128
-"""Relays drawn for one path..."""
+CANDIDATES = 64
+"""Relays drawn for one path: no more than networks have that are told by header and buckets (`bucketview.ENOUGH`), so
+that a path takes as long in any of them..."""
 DIALLED = 32
-"""...and of those with an address."""
+"""...and of those with an address, if fewer are among these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from convergence.circuit.endpoint import FAIR_RUN, MAX_HALF_CLOSED, MAX_LATE_MESSAGES, MAX_STREAMS
+from convergence.circuit.endpoint import FAIR_RUN, LATE, MAX_HALF_CLOSED, MAX_LATE_MESSAGES, MAX_STREAMS
 from convergence.circuit.flow import CIRCUIT_INCREMENT, CIRCUIT_WINDOW, STREAM_WINDOW
 from convergence.circuit.streams import SEND_BUFFER_HIGH
 from convergence.errors import DestroyReason, EndReason, StreamError
@@ -349,6 +349,25 @@ def test_ended_streams_are_remembered_up_to_a_limit(net, circuit):
         net.open(circuit)[0].end(net.now)
     net.pump()
     assert len(endpoint_of(circuit)._half_closed) == MAX_HALF_CLOSED and circuit.built
+
+
+def test_ended_streams_are_forgotten_when_nothing_of_them_can_come_any_more(net, circuit, last):
+    """A circuit between peers lives for days, with a stream for each question."""
+    ended = []
+    for _ in range(40):
+        ended.append(net.open(circuit)[0])
+        ended[-1].end(net.now)
+        net.pump()
+        net.now += LATE / 10
+        late = ended[-10:]  # ended within LATE, but for one step
+        assert {stream.id for stream in late} <= set(endpoint_of(circuit)._half_closed)
+    assert len(endpoint_of(circuit)._half_closed) <= 21 and circuit.built
+    say_data(last.circuits[0], ended[-9].id, b"x")
+    net.pump()
+    assert circuit.built
+    say_data(last.circuits[0], ended[0].id, b"x")
+    net.pump()
+    assert circuit.gone == [DestroyReason.PROTOCOL]
 
 
 def test_an_ended_id_can_be_begun_again(net, circuit, last):

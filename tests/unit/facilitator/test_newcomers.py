@@ -307,7 +307,7 @@ def test_an_answer_serves_one_node_on_one_channel_once(dear, by):
     if by == "the same node again":
         dear.send(channel, RecordType.SOLVED, Solved(solved, record).encode())
         dear.service._registry.nodes.clear()  # long ago
-        dear.service._publisher._ages = Ages(256)
+        dear.service._publisher._ages = Ages()
     other = dear.open()
     _, record = real(1, dear, other)
     asked(dear, other, record)

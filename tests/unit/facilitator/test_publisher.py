@@ -4,7 +4,7 @@ import pytest
 
 from convergence.effects import Failure, Load, Scan, Store
 from convergence.facilitator import publisher as module
-from convergence.facilitator.ages import ABSENCE
+from convergence.facilitator.ages import ABSENCE, NEVER, OLD_EACH, UNKNOWN
 from convergence.facilitator.draws import MAX_MISSED
 from convergence.facilitator.publisher import LEAD, STEP_PAUSE, Publisher
 from convergence.netdir.draw import COMMIT_PHASE, check_draw, commitment_of, number_of
@@ -15,7 +15,7 @@ from convergence.wire.buckets import DAY, BucketRequest, RingKind
 from convergence.wire.sharedrandom import Commit, Draw
 from tests.unit.netdir.buckets import CRYPTO, FACILITATOR, NOW, SEED, identity_of, node_of
 
-SOURCE = "net"
+SOURCE = ""
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ class Rig:
     def restart(self, now=None):
         self.now = now or self.now
         self.outbox = Outbox()
-        config = {"each": 256, "list_up_to": 10, **self.config}
+        config = {"list_up_to": 10, **self.config}
         self.publisher = Publisher(self.outbox, CRYPTO, SEED, lambda result, now: None, **config)
         self.publisher.start(self.now)
         self._serve()
@@ -264,12 +264,48 @@ def test_who_comes_back_before_the_store_has_answered_keeps_its_age():
     stored = dict(rig.store)
     rig.now += 60
     rig.outbox = Outbox()
-    rig.publisher = Publisher(rig.outbox, CRYPTO, SEED, lambda result, now: None, each=256, list_up_to=10)
+    rig.publisher = Publisher(rig.outbox, CRYPTO, SEED, lambda result, now: None, list_up_to=10)
     rig.publisher.put(node_of("early"), node_of("early").encode(), SOURCE, int(rig.now), rig.now)
     rig.publisher.start(rig.now)
+    rig._serve()
     rig.go(EPOCH)
     assert rig.count(RingKind.POINTS) == 1
     assert [key for key in rig.store if key[0] == "age"] == [key for key in stored if key[0] == "age"]
+
+
+def test_few_nodes_of_one_network_grow_old_over_restarts_too():
+    """Those that were there first, whoever comes back first."""
+    rig = Rig()
+    rig.register("honest", source="elsewhere")
+    rig.register(*range(3 * OLD_EACH), source="net")
+    rig.until(midnight(1) + 5)
+    for _ in range(3):
+        rig.go(3 * EPOCH)
+        counts = [rig.count(kind) for kind in (RingKind.STABLE, RingKind.POINTS, RingKind.ALL)]
+        assert counts == [1 + OLD_EACH, 1 + OLD_EACH, 1 + 3 * OLD_EACH]
+        assert {node.since == NEVER for node in rig.publisher._epochs.nodes.values()} == {True, False}
+        rig.restart(rig.now + 60)
+        rig.register(*reversed(range(3 * OLD_EACH)), source=UNKNOWN)  # as they are loaded
+        rig.register("honest", source="elsewhere")
+        rig.register(*range(3 * OLD_EACH), source="net")
+
+
+def test_who_comes_back_before_the_store_has_answered_keeps_its_age_though_its_network_is_full():
+    rig = Rig()
+    rig.register("early", source="net")
+    rig.until(midnight(1) + 5)
+    rig.now += 60
+    rig.outbox = Outbox()
+    rig.publisher = Publisher(rig.outbox, CRYPTO, SEED, lambda result, now: None, list_up_to=10)
+    for name in (*range(OLD_EACH), "early"):
+        rig.publisher.put(node_of(name), node_of(name).encode(), "net", int(rig.now), rig.now)
+    assert rig.publisher._epochs.nodes[identity_of("early")].since == NEVER
+    rig.publisher.start(rig.now)
+    rig._serve()
+    rig.go(EPOCH)
+    assert rig.publisher._epochs.nodes[identity_of("early")].since == int(NOW)
+    rig.go(2 * ABSENCE)
+    assert rig.publisher.knows(identity_of("early"))
 
 
 def test_what_is_stored_of_ages_is_deleted_when_they_are_forgotten():
@@ -285,7 +321,7 @@ def test_what_is_stored_of_ages_is_deleted_when_they_are_forgotten():
 def test_a_store_that_fails_stops_nothing():
     outbox = Outbox()
     failures = []
-    publisher = Publisher(outbox, CRYPTO, SEED, lambda result, now: failures.append(result), each=256, list_up_to=10)
+    publisher = Publisher(outbox, CRYPTO, SEED, lambda result, now: failures.append(result), list_up_to=10)
     publisher.start(NOW)
     now = NOW
     for _ in range(300):

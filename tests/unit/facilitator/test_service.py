@@ -1,3 +1,4 @@
+import gc
 import json
 from dataclasses import replace
 
@@ -5,6 +6,7 @@ import pytest
 
 from convergence.effects import CloseLink, Connect, Failure, Load, Protocol, Scan, Send, Store
 from convergence.events import Event, StorageTrouble, as_json
+from convergence.facilitator.ages import NEVER
 from convergence.facilitator.registry import GRACE, LIST_INTERVAL, RESTORED, SWEEP_INTERVAL, RegistryLimits
 from convergence.facilitator.service import (
     FIRST_RECORD_TIMEOUT,
@@ -46,6 +48,7 @@ from tests.unit.facilitator.world import (
     World,
     describe,
     doors,
+    node_keys,
     node_seed,
     registration,
 )
@@ -434,6 +437,27 @@ def test_idle_channels_are_closed(rig):
     rig.close(2)
 
 
+def test_nothing_is_left_of_a_channel_that_has_ended(rig):
+    """However many come and go, none waits for a collection of garbage."""
+    gc.collect()
+    gc.disable()
+    try:
+        rig.node(2, 1)
+        kind = type(rig.service._channels[2])
+        there = sum(type(item) is kind for item in gc.get_objects())
+        rig.open(4)
+        rig.close(4)  # by the node
+        rig.node(6, 2)
+        rig.signal(6, describe(1, rig.now).identity)
+        rig.close(2)
+        rig.send(6, b"\x00" * 64)  # by the facilitator
+        rig.pass_time(GRACE + 2 * TAG_LIFETIME)
+        assert not rig.service._channels
+        assert sum(type(item) is kind for item in gc.get_objects()) == there - 1
+    finally:
+        gc.enable()
+
+
 # Introductions
 
 
@@ -697,6 +721,48 @@ def test_clients_return_to_a_restarted_facilitator():
     world.run(5)
     assert [item["connected"] for item in world.service.health(world.now())["nodes"]] == [True]
     assert node.client.connected
+
+
+def test_a_network_has_no_more_nodes_after_a_restart_than_before():
+    world = World(limits=RegistryLimits(each=2), source=lambda channel: "net")
+    for number in range(1, 7):
+        world.client(number)
+        world.settle()
+        world.restart_service()
+        world.run(5)
+    world.run(3600)
+    assert len(world.service.health(world.now())["nodes"]) == 2
+    assert world.service._registry._crowd.count("net") == 2
+
+
+def test_a_node_is_no_older_after_a_restart_than_is_known_whatever_it_says():
+    storage = MemoryStorage()
+    node = describe(1, START - 5 * 3600, lifetime=6 * 3600)
+    storage.items = {("node", node.identity): node.encode()}
+    world = World(storage, list_up_to=1)
+    world.client(1)
+    world.settle()
+    assert world.service._publisher._epochs.nodes[node.identity].since == START
+
+
+def test_whoever_waits_for_others_of_his_network_to_leave_is_young_then():
+    """Else he could choose among many when the value is known."""
+    world = World(list_up_to=1, source=lambda channel: "net")
+    publisher = world.service._publisher
+    publisher._ages._each = 1
+    first = world.client(1)
+    world.run(60)
+    second = world.client(2)
+    since = lambda number: publisher._epochs.nodes[node_keys(number).identity].since  # noqa: E731
+    world.run(3600)
+    assert START <= since(1) < START + 60 and since(2) == NEVER
+    world.kill(first.port)
+    world.run(2 * GRACE)
+    for roles in (Role(0), Role.RELAY):
+        second.roles = roles
+        second.port.driver.run(second.client.register)
+        world.run(60)
+    assert since(2) > world.time - 120
 
 
 def test_stored_items_of_no_use_are_deleted(monkeypatch):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from convergence.introduction.gossip import GOSSIP_OVERLAP, Gossip
+from convergence.errors import ParseError
+from convergence.introduction.gossip import GOSSIP_INTERVAL, GOSSIP_OVERLAP, Gossip
 from convergence.netdir.bucketview import SILENT
 from convergence.netdir.headers import Headers
 from convergence.netdir.nodes import NodeDirectory
@@ -13,12 +14,13 @@ from tests.unit.netdir.test_headers import header_at
 
 
 class Pipe:
-    def __init__(self, answered_at):
+    def __init__(self, answered_at, free=True):
         self.answered_at = answered_at
+        self.free = free
         self.asked = []
 
     def may_ask(self, now):
-        return True
+        return self.free
 
     def ask(self, since, now):
         self.asked.append(since)
@@ -53,3 +55,34 @@ def test_once_it_is_silent_neighbours_are_asked_for_all_that_came_since():
     for answered_at in (0.0, NOW - 5, NOW + SILENT - 1):
         assert asked(late, answered_at) == NOW - GOSSIP_OVERLAP
     assert asked(late, late - 60) == late - 60 - GOSSIP_OVERLAP
+
+
+def gossip(pipes=()):
+    headers = Headers(CRYPTO, lambda: FACILITATOR)
+    outbox = Outbox()
+    return outbox, Gossip(outbox, HashRng(), NodeDirectory(CRYPTO, FACILITATOR), headers, pipes, lambda now: None)
+
+
+def test_whom_others_open_a_pipe_to_asks_unless_it_was_answered_lately_by_whatever_clock():
+    for now, asks in ((NOW, False), (NOW + GOSSIP_INTERVAL, True), (NOW - GOSSIP_INTERVAL, True)):
+        pipe, (_, heard) = Pipe(0.0), gossip()
+        heard.answered(NOW)
+        heard.met(pipe, now, ours=False)
+        assert bool(pipe.asked) is asks
+
+
+def test_each_round_asks_one_neighbour_that_may_be_asked():
+    pipes = [Pipe(0.0, free=False) for _ in range(20)] + [Pipe(0.0)]
+    outbox, heard = gossip(pipes)
+    heard.start(NOW)
+    for number in range(1, 6):
+        outbox.run_timers(NOW + number * 2 * GOSSIP_INTERVAL)
+    assert [len(pipe.asked) for pipe in pipes] == [0] * 20 + [5]
+
+
+def test_a_header_that_cannot_be_read_is_the_fault_of_who_sent_it_and_an_old_one_is_not():
+    _, heard = gossip()
+    heard.heard_header(header_at(NOW - 10**6).encode(), NOW)
+    heard.heard_header(header_at(NOW, seed=b"e" * 32).encode(), NOW)
+    with pytest.raises(ParseError):
+        heard.heard_header(b"junk", NOW)

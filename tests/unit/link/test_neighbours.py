@@ -790,3 +790,23 @@ def test_a_link_does_not_serve_who_names_another_rsa_identity(pair):
     link = dial(a, b)
     a.reach(b.identity, address=at("192.0.2.1", bytes(20)))
     assert a.answers == [link, None] and a.dialled() == []
+
+
+def test_who_is_not_where_it_was_dialled_or_proves_to_be_another_is_told_of(pair):
+    a, b = pair
+    unreached = []
+    a.neighbours.on_unreached = unreached.append
+    dial(a, b)
+    assert not unreached
+    a.addresses.update({b"closed": "ws://closed/", b"silent": "ws://silent/", b"other": "ws://b/"})
+    a.reach(b"nowhere")
+    a.tick(LOOKUP_TIMEOUT)
+    assert not unreached
+    for identity in (b"closed", b"silent", b"other"):
+        a.reach(identity)
+    closed, _, other = a.dialled()
+    a.neighbours.closed(closed, "refused", a.now)
+    join(a, other, b, 4)
+    assert unreached == [b"closed", b"other"]
+    a.tick(DIAL_TIMEOUT)
+    assert unreached == [b"closed", b"other", b"silent"]

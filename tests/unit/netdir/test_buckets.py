@@ -253,6 +253,50 @@ def test_only_who_sends_what_was_not_signed_is_called_a_liar():
     assert not third(LIES["a node left out"](rig, honest), rig.now)
 
 
+def test_nobody_is_called_a_liar_for_two_entries_that_share_a_reference():
+    """A node can make them: 2^32 signatures. What is said in full is asked for then."""
+    rig = Rig()
+    first = rig.names(rig.want())
+    rig.sign()
+    rig.sign()
+    [kept] = rig.buckets
+    twin = type("Twin", (Entry,), {"reference": kept.bucket.items[0].reference})
+    items = (*kept.bucket.items, twin(node_of("his other one").encode(), 5))
+    rig.buckets._kept[RingKind.ALL, 0] = replace(kept, bucket=replace(kept.bucket, items=items))
+    assert rig.names(rig.want()) == first
+    assert [(request.have > 0, attempt) for request, _, attempt, _ in rig.asked] == [(False, 1), (True, 1), (False, 1)]
+    assert not rig.lies and not rig.bad
+
+
+def test_whoever_lies_of_what_is_new_and_then_of_all_is_a_liar():
+    rig = Rig()
+    first = rig.names(rig.want())
+    rig.auto = False
+    rig.sign()
+    rig.sign()
+    got = rig.want()
+    false = LIES["a node left out"](rig, rig.made.bucket(RingKind.ALL, 0))
+    for lies in (0, 1):
+        assert not got
+        rig.answer(false)
+        assert rig.lies == lies
+    rig.answer()
+    assert rig.names(got) == first and [attempt for *_, attempt, _ in rig.asked] == [1, 1, 1, 2]
+
+
+def test_a_bucket_of_an_hour_ago_is_no_answer():
+    """Its header is known, and nodes of it are gone."""
+    rig = Rig(auto=False)
+    old = rig.made.bucket(RingKind.ALL, 0).encode()
+    for _ in range(5):
+        rig.sign()
+    got = rig.want()
+    for _ in range(ATTEMPTS):
+        assert not got
+        rig.answer(old)
+    assert got == [None] and rig.lies == ATTEMPTS
+
+
 def test_without_header_or_ring_there_is_nothing_to_fetch():
     rig = Rig()
     assert rig.want(kind=99) == [None]

@@ -7,8 +7,17 @@ import pytest
 
 from convergence.effects import Load, Store
 from convergence.netdir.buckets import ATTEMPTS, Buckets
-from convergence.netdir.bucketview import ENOUGH, ENOUGH_SAMPLED, HELD, OVERLAP, SAMPLED, SILENT, BucketView
-from convergence.netdir.epochs import epoch_of
+from convergence.netdir.bucketview import (
+    ENOUGH,
+    ENOUGH_SAMPLED,
+    HELD,
+    MAX_SAMPLED,
+    OVERLAP,
+    SAMPLED,
+    SILENT,
+    BucketView,
+)
+from convergence.netdir.epochs import FEW, MANY, epoch_of
 from convergence.netdir.headers import EPOCH, Headers
 from convergence.netdir.lookup import look_up_shown
 from convergence.netdir.memory import PAUSE
@@ -16,7 +25,7 @@ from convergence.netdir.nodes import HINT_LIFETIME, NodeDirectory
 from convergence.netdir.rings import stable_since
 from convergence.netdir.view import Class, place_of, place_of_name
 from convergence.outbox import Outbox
-from convergence.wire.buckets import DAY, RingKind, SharedValue
+from convergence.wire.buckets import DAY, MAX_DEPTH, RingKind, SharedValue
 from convergence.wire.descriptor import Descriptor, Transport
 from convergence.wire.target import Role
 from tests.unit.circuit.rig import SeededRng
@@ -35,6 +44,8 @@ def signed(number, *, published=NOW, lifetime=30 * 3600, roles=ROLES, dialled=Tr
 
 
 NODES = [signed(number) for number in range(600)]
+FROM = 4
+"""Of the eight buckets of these, how many samples are drawn from: SAMPLED nodes."""
 
 
 class List:
@@ -151,11 +162,18 @@ def test_while_there_is_a_list_it_answers_and_a_header_takes_over():
 def test_samples_come_from_few_buckets_that_are_asked_for_openly():
     rig = Rig()
     seen = {node.identity for _ in range(50) for node in rig.sample(128)}
-    assert len(rig.asked) == SAMPLED and {key for *_, key in rig.asked} == {None}
+    assert len(rig.asked) == FROM and {key for *_, key in rig.asked} == {None}
     assert {kind for kind, *_ in rig.asked} == {RingKind.STABLE}
-    assert len({index for _, index, _ in rig.asked}) == SAMPLED
-    assert SAMPLED * 48 < len(seen) < 600
+    assert len({index for _, index, _ in rig.asked}) == FROM
+    assert SAMPLED * 0.8 < len(seen) < SAMPLED * 1.2
     assert len({node.identity for node in rig.sample(128)}) == 128
+
+
+def test_positions_that_are_in_one_bucket_give_as_many_buckets():
+    rig = Rig()
+    rig.view._positions[RingKind.STABLE] = [(1 << 32) - 1 - position for position in range(SAMPLED)]
+    rig.sample()
+    assert {index for _, index, _ in rig.asked} == {7, 0, 1}
 
 
 def test_each_node_of_these_buckets_comes_up_equally_often():
@@ -172,7 +190,36 @@ def test_each_node_is_in_the_buckets_of_some_node_as_likely_as_any_other():
         rig = Rig(made=made, seed=f"node {number}")
         rig.headers.take(made.epochs.header.encode(), rig.now)
         counts.update({node.identity for node in rig.sample(600)})
-    assert len(counts) == 600 and min(counts.values()) > 3  # of 30, in three of eight buckets
+    assert len(counts) == 600 and min(counts.values()) > 4  # of 30, in four of eight buckets
+
+
+def counted(header, count, depth):
+    """The header of another network."""
+    return replace(header, rings=tuple(replace(ring, count=count, depth=depth) for ring in header.rings))
+
+
+def test_as_many_are_sampled_however_many_there_are_and_however_full_buckets_are():
+    rig = Rig(NODES[:100])
+    for depth in (3, 10, MAX_DEPTH):
+        for full in range(FEW, MANY + 1):
+            indices = rig.view._sampled(RingKind.STABLE, counted(rig.headers.newest, full << depth, depth))
+            assert 0.8 * SAMPLED <= len(set(indices)) * full <= 1.2 * SAMPLED
+
+
+def test_a_header_that_counts_few_nodes_in_many_buckets_has_us_fetch_few():
+    rig = Rig(NODES[:100])
+    header = counted(rig.headers.newest, 1, MAX_DEPTH)
+    assert len(rig.view._sampled(RingKind.STABLE, header)) == MAX_SAMPLED
+
+
+def test_what_is_left_of_buckets_that_are_cut_in_two_is_sampled_on():
+    rig = Rig(NODES[:100])
+    whole, cut, again = (
+        rig.view._sampled(RingKind.STABLE, counted(rig.headers.newest, count, depth))
+        for count, depth in ((8000, 6), (8400, 7), (8000, 6))
+    )
+    assert (len(whole), len(cut)) == (2, 5)
+    assert [index >> 1 for index in cut[:2]] == whole == again
 
 
 def test_a_small_ring_is_sampled_whole_and_an_empty_one_gives_nobody():
@@ -230,7 +277,7 @@ def test_relays_are_drawn_from_those_that_have_been_there_for_long():
     }
     assert drawn & {signed(number).identity for number in grown}
     assert not drawn & {signed(number).identity for number in young}
-    assert {kind for kind, *_ in rig.asked} == {RingKind.STABLE} and len(rig.asked) == SAMPLED
+    assert {kind for kind, *_ in rig.asked} == {RingKind.STABLE} and len(rig.asked) == 3
 
 
 @pytest.mark.parametrize("stable", [ENOUGH - 1, ENOUGH])
@@ -265,12 +312,12 @@ def test_what_samples_are_drawn_from_is_fetched_anew_after_hours_and_at_midnight
     for _ in range(HELD - 1):
         rig.sign()
         rig.sample()
-    assert len(rig.asked) == SAMPLED
+    assert len(rig.asked) == FROM
     rig.sign()
     assert not gone & {node.identity for _ in range(20) for node in rig.sample(128)}
-    assert len(rig.asked) == 2 * SAMPLED
+    assert len(rig.asked) == 2 * FROM
     rig.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
-    assert len(rig.sample(128)) == 128 and len(rig.asked) == 3 * SAMPLED
+    assert len(rig.sample(128)) == 128 and len(rig.asked) == 3 * FROM
 
 
 def test_what_runs_out_sooner_is_fetched_anew_sooner():
@@ -305,7 +352,36 @@ def test_while_nobody_answers_what_is_here_serves_on():
     asked = len(rig.asked)
     for _ in range(3):
         assert len(rig.sample(128)) == 128
-    assert len(rig.asked) == asked + SAMPLED * ATTEMPTS, "they are asked once an epoch"
+    assert len(rig.asked) == asked + FROM * ATTEMPTS, "they are asked once an epoch"
+
+
+def another_day(rig):
+    return rig.sign(SharedValue(b"w" * 32, VALUE.fixed), VALUE)
+
+
+def a_larger_ring(rig):
+    for number in range(1000, 1500):
+        rig.made.put(signed(number))
+    return rig.sign()
+
+
+@pytest.mark.parametrize("changes", [another_day, a_larger_ring])
+def test_where_no_bucket_of_a_new_order_can_be_had_those_of_before_serve_on(changes):
+    """The facilitator signs the first header of a day, and is gone: neighbours pass the header on."""
+    rig = Rig()
+    before = {node.identity for _ in range(20) for node in rig.sample(128)}
+    rig.wait(PAUSE)
+    again = Rig(made=rig.made, store=rig.store, seed="another run")
+    again.view.restore(again.now)
+    again.serve()
+    header = changes(rig)
+    again.headers.take(header.encode(), again.now)
+    for node in (rig, again):
+        node.closest()  # other buckets come
+        node.down = True
+        assert {found.identity for _ in range(20) for found in node.sample(128)} == before
+        node.down = False
+        assert {found.identity for _ in range(20) for found in node.sample(128)} != before
 
 
 def test_who_told_neighbours_less_than_the_facilitator_is_there_for_as_long_as_that_holds():
@@ -455,6 +531,82 @@ def test_a_node_is_found_by_its_identity():
     assert rig.ask("get", bytes(32)) == [None] and {key for *_, key in rig.asked} == {None}
 
 
+def moved(rig, number):
+    """The node has another address, and another key, from the next epoch on."""
+    rig.made.now += EPOCH
+    node = signed(number, published=rig.now, roles=ROLES | Role.EXIT)
+    rig.made.put(node)
+    rig.sign()
+    return node
+
+
+def test_of_two_buckets_that_a_node_is_in_the_newer_one_tells_where_it_is():
+    rig = Rig()
+    kept = next(member for _ in [rig.sample()] for bucket in rig.buckets for member in bucket.members)
+    number = NODES.index(kept.node)
+    now = moved(rig, number)
+    rig.view.hold(now.identity, Role.RDV, rig.now)
+    assert rig.ask("get", now.identity) == [now]
+
+
+def test_a_node_that_is_not_where_it_was_is_looked_for_anew():
+    """Buckets of stable relays serve for hours, and so does what was learnt from them."""
+    rig = Rig()
+    was = NODES[5]
+    assert rig.ask("get", was.identity) == [was]
+    now = moved(rig, 5)
+    rig.sign()
+    asked = len(rig.asked)
+    assert rig.ask("get", was.identity) == [was] and len(rig.asked) == asked
+    rig.view.unreached(was.identity)
+    rig.view.get(was.identity, rig.now, lambda node, now: None, quietly=True)
+    assert len(rig.asked) == asked
+    assert rig.ask("get", was.identity) == [now] == rig.ask("get", was.identity)
+    assert len(rig.asked) == asked + 1
+    for _ in range(3):  # who names nodes that are gone has us ask once
+        rig.view.unreached(was.identity)
+        assert rig.ask("get", was.identity) == [now]
+    assert len(rig.asked) == asked + 1
+
+
+def test_a_node_whose_descriptor_in_an_old_bucket_ran_out_is_looked_for():
+    """It restarted, and said for two hours what holds for one only; buckets that nobody draws from grow old."""
+    rig = Rig(take=False)
+    brief = signed(1000, lifetime=2 * 3600)
+    rig.made.put(brief)
+    rig.sign()
+    assert rig.ask("get", brief.identity) == [brief]
+    rig.view.hold(brief.identity, Role.RDV, rig.now)
+    rig.made.now = brief.expires - EPOCH
+    again = signed(1000, published=rig.now, lifetime=2 * 3600)
+    rig.made.put(again)
+    rig.sign()
+    assert rig.ask("get", brief.identity) == [again]
+    rig.made.now = again.expires - EPOCH
+    rig.sign()
+    assert rig.ask("get", brief.identity) == [None], "it is listed no longer with a descriptor that holds"
+    assert {kind for kind, *_ in rig.asked[-2:]} == {RingKind.STABLE, RingKind.ALL}
+
+
+def test_a_node_that_is_nowhere_any_more_counts_as_it_is_known():
+    """The facilitator may have lost it: whoever wants it may try again."""
+    rig = Rig()
+    assert rig.ask("get", NODES[5].identity) == [NODES[5]]
+    rig.made.epochs.drop(NODES[5].identity)
+    rig.sign()
+    rig.sign()
+    rig.view.unreached(NODES[5].identity)
+    assert rig.ask("get", NODES[5].identity) == [NODES[5]]
+
+
+def test_few_nodes_are_remembered_that_were_not_reached(monkeypatch):
+    monkeypatch.setattr("convergence.netdir.bucketview.MAX_UNREACHED", 3)
+    rig = Rig()
+    for number in range(10):
+        rig.view.unreached(bytes([number]))
+    assert list(rig.view._unreached) == [bytes([number]) for number in (7, 8, 9)]
+
+
 def test_where_few_are_stable_a_node_is_looked_for_among_all():
     rig = Rig(NODES[: ENOUGH - 1])
     assert rig.ask("get", NODES[5].identity) == [NODES[5]] and [kind for kind, *_ in rig.asked] == [RingKind.ALL]
@@ -490,7 +642,7 @@ def test_a_relay_knows_some_relays_and_finds_them_in_whatever_bucket_is_here():
     rig = Rig()
     rig.view.hold(NODES[5].identity, Role.RELAY, rig.now)
     asked = len(rig.asked)
-    assert asked == SAMPLED
+    assert asked == FROM
     known = [member.node for kept in rig.buckets for member in kept.members]
     for node in known:
         assert rig.ask("get", node.identity) == [node]
@@ -519,7 +671,7 @@ def test_a_node_that_is_left_out_of_one_ring_only_finds_out(kind):
     assert {answer for _ in range(30) for answer in rig.ask("lists", node.identity)} == {True}
     nodes = rig.made.epochs.nodes
     was = nodes[node.identity]
-    nodes[node.identity] = was._replace(classes=was.classes & ~(1 << kind))
+    nodes.put(was._replace(classes=was.classes & ~(1 << kind)))
     rig.sign()
     rig.sign()
     assert {answer for _ in range(30) for answer in rig.ask("lists", node.identity)} == {True, False}
@@ -592,6 +744,29 @@ def test_what_an_earlier_run_fetched_hours_before_it_ended_is_still_of_use():
     rig.sign()
     again.headers.take(rig.made.epochs.header.encode(), again.now)
     assert len(again.sample(128)) == 128 and not again.asked
+
+
+def test_who_was_off_for_a_day_draws_from_servers_of_then_until_there_is_news():
+    """Whatever its clock says meanwhile."""
+    tabs = [signed(number, dialled=False, lifetime=6 * 3600) for number in range(1000, 1050)]
+    rig = Rig([*(signed(number, lifetime=6 * 3600) for number in range(300)), *tabs])
+    rig.sample()
+    rig.wait(PAUSE)
+    again = Rig(made=rig.made, store=rig.store, seed="another run")
+    again.down = True
+    again.made.now += DAY
+    again.view.restore(again.now)
+    again.serve()
+    for step in (0, -3600, 7200):
+        again.made.now += step
+        found = again.sample(128)
+        assert len(found) == 128 and all(node.ws_url for node in found)
+    again.down = False
+    for number in range(2000, 2100):
+        rig.made.put(signed(number, published=rig.now))
+    rig.sign(SharedValue(b"w" * 32, VALUE.fixed + DAY), VALUE)
+    again.headers.take(rig.made.epochs.header.encode(), again.now)
+    assert {node.published > NOW for node in again.sample(128)} == {True}
 
 
 @pytest.mark.parametrize("value", [b"", b"junk", bytes(6), b"\0\1\0\0\0\1x\0\0\0\0"])

@@ -1,6 +1,7 @@
 """Paths out of a bounded number of candidates, which a View names at once, late, in part or never."""
 
 from collections import Counter
+from dataclasses import replace
 from hashlib import sha256
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from convergence.errors import Why
 from convergence.netdir.listview import ListView
 from convergence.outbox import Outbox
 from convergence.path.building import RETRY_MAX
-from convergence.path.candidates import CANDIDATES
+from convergence.path.candidates import CANDIDATES, find
 from convergence.path.place import CHOOSE_TIMEOUT
 from convergence.path.pool import POOL_SIZE, CircuitPool
 from convergence.path.select import Reach, entry_side
@@ -242,3 +243,26 @@ def test_who_waits_when_the_pool_stops_hears_so_once():
     scene.answer()
     scene.net.tick(10 * CHOOSE_TIMEOUT)
     assert len(scene.trouble) == 1 and not scene.got and not scene.dialled and scene.pool._places == {}
+
+
+def test_who_was_drawn_anyway_is_no_spare_and_who_is_no_relay_any_more_is_not_named():
+    small, found = Large([relay(number) for number in range(40)]), []
+    gone, point = relay(50), replace(relay(51), roles=Role.RDV)
+    named = {node.identity: node for node in (gone, point)}
+
+    def get(identity, now, then):
+        then(SimpleNamespace(target=named[identity]), now)
+
+    small.view.get = get
+    find(small.view, named, NOW, lambda candidates, now: found.append(candidates))
+    [candidates] = found
+    assert len(candidates.relays) == 40 and not candidates.dialled and candidates.whole
+    assert candidates.named == [point], "all relays are here, and the other one is none of them"
+
+
+def test_a_part_of_the_relays_is_not_taken_for_all():
+    """Else the sides of a file would hang on who is drawn."""
+    for count, whole in ((CANDIDATES, True), (CANDIDATES + 1, False)):
+        found = []
+        find(Large([relay(number) for number in range(count)]).view, (), NOW, lambda drawn, now: found.append(drawn))
+        assert len(found[0].relays) == CANDIDATES and found[0].whole is whole

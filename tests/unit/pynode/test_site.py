@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import logging
 import os
 import socket
 import struct
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -372,6 +374,29 @@ def test_facilitator_garbage() -> None:
         await server.site.close()
 
     run(test)
+
+
+def test_a_connection_that_has_ended_goes_at_once() -> None:
+    """However many come and go, it does not wait for a collection of garbage."""
+
+    async def test() -> None:
+        server = await serving()
+        gc.disable()
+        async with aiohttp.ClientSession() as client:
+            ws = await client.ws_connect(server.url)
+            await server.toy.first("opened")
+            [seen] = [weakref.ref(connection) for connection in server.sockets._live]
+            await ws.close()
+            await server.toy.first("closed")
+            async with asyncio.timeout(20):
+                while seen() is not None:
+                    await asyncio.sleep(0)
+        await server.site.close()
+
+    try:
+        run(test)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_where_few_buckets_can_be_kept_names_that_stand_together_are_looked_for_
 
 def test_then_each_bucket_is_looked_up_a_few_times_a_day_and_at_all_hours() -> None:
     """One by one it would be each name in every second epoch."""
-    owner, hours = Owner(NAMES), 7
+    owner, hours = Owner(NAMES), 5
     owner.wait(len(NAMES) / LOOKS + 60)
     since, one_by_one = owner.now, len(NAMES) * hours * 3600 / (2 * EPOCH)
     live(hours * 3600, owner)
@@ -135,7 +135,7 @@ def test_then_each_bucket_is_looked_up_a_few_times_a_day_and_at_all_hours() -> N
     assert set(looks) == set(buckets_of(owner)), "none is forgotten"
     assert sum(looks.values()) < 0.03 * one_by_one
     by_hour = Counter(int(when - since) // 3600 for when, *_ in owner.looks if when >= since + LATEST / 2)
-    assert max(by_hour.values()) < sum(by_hour.values()) / 3
+    assert max(by_hour.values()) < sum(by_hour.values()) / 2
 
 
 def test_a_node_with_few_names_looks_as_often_as_buckets_change() -> None:
@@ -146,7 +146,7 @@ def test_a_node_with_few_names_looks_as_often_as_buckets_change() -> None:
 
 
 def test_after_a_midnight_all_names_stand_at_the_new_points_while_the_old_ones_count() -> None:
-    made, names = Made(), NAMES[:200]
+    made, names = Made(), NAMES[:100]
     for node in NODES:
         made.put(node)
     made.now = float(NOW // DAY * DAY) + DAY - 3 * EPOCH
@@ -170,15 +170,15 @@ def test_relays_in_all_buckets_cannot_tell_by_moments_and_order_which_look_ups_a
     may need both."""
     one = Owner(NAMES[:40], group=False)
     other = Owner(NAMES[40:80], group=False, made=one.rig.made, seed="other")
-    live(4 * 3600, one, other)
-    settled = one.now - 3 * 3600
+    live(3 * 3600, one, other)
+    settled = one.now - 2 * 3600
     seen = sorted((when, index, owner) for owner in (0, 1) for when, _, index in (one, other)[owner].looks)
     pairs = [
         (index, after, owner == next_owner)
         for (when, index, owner), (_, after, next_owner) in pairwise(seen)
         if when >= settled and min((index - after) % 64, (after - index) % 64) > 3
     ]
-    assert len(pairs) > 200
+    assert len(pairs) > 100
     assert 0.4 < sum(right for *_, right in pairs) / len(pairs) < 0.6, "no better than by lot"
     assert 0.4 < sum(after > index for index, after, _ in pairs) / len(pairs) < 0.6, "nor in the order of the ring"
 
