@@ -184,6 +184,12 @@ def _add_share(commands: Any) -> None:
     one.add_argument("--name", metavar="NAME", help="of the folder that receivers get (the folder's own)")
     one.add_argument("--qr", action="store_true", help="show each link as a QR code, too, for a phone's camera")
     one.add_argument(
+        "--code",
+        action="store_true",
+        help="print a number and two words, too, to read over the telephone: `convergence get` takes them once, within"
+        " an hour",
+    )
+    one.add_argument(
         "--group",
         action="store_true",
         help="--each, and they share circuits, for thousands of them: rendezvous points can tell then that one node has"
@@ -198,15 +204,15 @@ def _add_get(commands: Any) -> None:
         commands,
         "get",
         "get.get",
-        "Fetch what a share link names.",
+        "Fetch what a share link, or a word code, names.",
         "A run that was interrupted goes on where it stopped. Files are never overwritten.",
     )
     one.add_argument(
         "link",
         metavar="LINK",
         nargs="?",
-        help="in quotes, or any text that has it; else it is asked for, or read from standard input (-), so that nobody"
-        " sees it in a list of processes",
+        help="in quotes, or any text that has it, or a code such as 7-crossover-clockwork; else it is asked for, or"
+        " read from standard input (-), so that nobody sees it in a list of processes",
     )
     one.add_argument(
         "-o", "--output", metavar="PATH", help="the folder to put the file in (this one), a new file, or - (to a pipe)"

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from convergence.errors import Problem
 from convergence.wire.sharelink import MAX_TEXT, find_link
+from convergence.wire.wordcode import find_code
 from pynode.cli.common import unless
 from pynode.cli.output import CliError, Output
 
@@ -28,7 +29,7 @@ async def ask_link(stop: asyncio.Event) -> str | None:
     terminal, text = sys.stdin.isatty(), ""
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     if terminal:
-        sys.stderr.write("Paste the link: ")
+        sys.stderr.write("Paste the link, or type the code: ")
         sys.stderr.flush()
     while len(text) < MAX_TEXT:
         data = await _piece(sys.stdin.fileno(), stop)
@@ -41,14 +42,14 @@ async def ask_link(stop: asyncio.Event) -> str | None:
 
 
 def _has_link(text: str) -> bool:
-    """Or an empty line."""
+    """Or a word code, or an empty line."""
     if text.endswith("\n\n") or not text.strip():
         return True
-    try:
-        find_link(text)
-    except Problem:
-        return False
-    return True
+    for find in (find_code, find_link):
+        with contextlib.suppress(Problem):
+            if find(text) is not None:
+                return True
+    return False
 
 
 async def _piece(descriptor: int, stop: asyncio.Event) -> bytes | None:

@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -44,8 +45,10 @@ from convergence.wire.filename import saved_name
 from convergence.wire.manifest import Entry
 from convergence.wire.ordb import PIECE_SIZE, FileInfo
 from convergence.wire.sharelink import ShareLink, find_link
+from convergence.wire.wordcode import WordCode, find_code
 from pynode.app import App, Plan
 from pynode.cli.asking import ask_link
+from pynode.cli.codes import link_of_code
 from pynode.cli.common import data_folder, joined, locked, set_up_logs, settings, stun_servers, tell_directory, unless
 from pynode.cli.output import CliError, Output, Rate, bar, discard, shown, size_words, time_words
 from pynode.cli.sites import chosen_site, network_of_files, site_address
@@ -63,9 +66,11 @@ NO_MATCH = "Nothing in it is like the pattern of --only: see what there is with 
 AGAIN = "What has arrived is kept: run the same command again to go on."
 
 
-def link_in(text: str) -> tuple[ShareLink, str | None]:
-    """The link in a text, and the site that it names; None for a bare one. Raises CliError when there is none."""
+def link_in(text: str) -> tuple[ShareLink | WordCode, str | None]:
+    """The link in a text, and the site that it names, or None; or the word code that it is. Raises CliError."""
     try:
+        if (code := find_code(text)) is not None:
+            return code, None
         found = find_link(text)
     except Problem as problem:
         raise CliError(words(problem.why), 2) from None
@@ -138,32 +143,42 @@ async def get(arguments: argparse.Namespace, output: Output, stop: asyncio.Event
     text = await ask_link(stop) if arguments.link in (None, "-") else arguments.link
     if text is None:
         return 130
-    link, site = link_in(text)
+    wanted, site = link_in(text)
     target = _target(arguments)
     downloads = data_folder(arguments, config, "downloads")
-    lock = downloads / f"{public_id(link.hash_name)}.lock"
     site = site_address(arguments.site) if arguments.site else chosen_site(site)
     network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
-    with locked(lock, "Another command here is fetching this link: wait for it to end."):
-        download = _Download(arguments, output, link, target, most)
-        plan = Plan(network, downloads, stun=stun_servers(arguments, config), circuits=config.circuits)
-        app = App(plan, download.event)
+    download = _Download(arguments, output, target, most)
+    plan = Plan(network, downloads, stun=stun_servers(arguments, config), circuits=config.circuits)
+    app = App(plan, download.event)
+    with ExitStack() as held:
+
+        def hold(link: ShareLink) -> ShareLink:
+            lock = downloads / f"{public_id(link.hash_name)}.lock"
+            held.enter_context(locked(lock, "Another command here is fetching this link: wait for it to end."))
+            return link
+
+        async def link_of(code: WordCode) -> ShareLink:
+            await joined(app)
+            return await link_of_code(app, output, code, arguments.wait)
+
+        link = hold(wanted) if isinstance(wanted, ShareLink) else None
         await app.start()
         try:
-            return await download.run(app, stop)
+            if isinstance(wanted, WordCode):
+                found = await unless(stop, link_of(wanted))
+                link = None if found is None else hold(found)
+            return 130 if link is None else await download.run(app, link, stop)
         finally:
             await app.stop()
 
 
 class _Download:
-    def __init__(
-        self, arguments: argparse.Namespace, output: Output, link: ShareLink, target: Target, most: int | None
-    ) -> None:
+    def __init__(self, arguments: argparse.Namespace, output: Output, target: Target, most: int | None) -> None:
         self._arguments = arguments
         self._output = output
-        self._link = link
         self._target = target
         self._most = most
         self._rate = Rate()
@@ -177,15 +192,16 @@ class _Download:
         self._last_byte = time.monotonic()
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._app: App
+        self._link: ShareLink
 
-    async def run(self, app: App, stop: asyncio.Event) -> int:
-        self._app = app
+    async def run(self, app: App, link: ShareLink, stop: asyncio.Event) -> int:
+        self._app, self._link = app, link
         started = time.monotonic()
         if app.plan.network.tor is not None and await unless(stop, joined(app)) is None:
             return 130
         self._last_byte = time.monotonic()
         try:
-            self._id = app.call(lambda now: app.node.transfers.get(self._link.format(), now, self._choose))
+            self._id = app.call(lambda now: app.node.transfers.get(link.format(), now, self._choose))
         except LocalError as error:
             raise CliError(error_words(error), 2) from None
         watch = asyncio.ensure_future(self._watch())

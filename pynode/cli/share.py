@@ -14,6 +14,7 @@ import os
 import stat
 import threading
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import starmap
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from convergence.errors import LocalError
 from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, TorDirectoryChanged, Trouble
 from convergence.rdv.service import MAX_GROUPED, MAX_OFFERS
 from convergence.wire.ordb import FileInfo
+from convergence.wire.sharelink import ShareLink
 from pynode.app import App, Plan
+from pynode.cli.codes import check_codes, offer_code
 from pynode.cli.common import data_folder, joined, set_up_logs, settings, stun_servers, tell_directory, unless
 from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
 from pynode.cli.sites import chosen_site, network_of_files
@@ -83,11 +86,13 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     set_up_logs(arguments, config, "share", "error")
     circuits = replace(config.circuits, group=config.circuits.group or arguments.group)
     parts = parted(check_paths(arguments.files), arguments.each, circuits.group)
+    if arguments.code:
+        check_codes(len(parts))
     site = chosen_site(arguments.site)
     network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
-    command = _Command(output, site, arguments.qr, arguments.name or "")
+    command = _Command(output, site, arguments)
     stun = stun_servers(arguments, config)
     plan = Plan(network, data_folder(arguments, config, "shares"), stun=stun, circuits=circuits)
     if circuits.group:
@@ -101,10 +106,11 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
 
 
 class _Command:
-    def __init__(self, output: Output, site: str, qr: bool, name: str) -> None:
+    def __init__(self, output: Output, site: str, arguments: argparse.Namespace) -> None:
         self._output = output
-        self._qr = qr
-        self._name = name
+        self._qr: bool = arguments.qr
+        self._code: bool = arguments.code
+        self._name: str = arguments.name or ""
         self._site = site
         self._shared: dict[str, _Shared] = {}
         self._said: Trouble | None = None
@@ -189,10 +195,10 @@ class _Command:
     async def _stand(self, app: App) -> bool:
         """Print each link once somebody can use it. No file waits for another one."""
         await joined(app)
-        await asyncio.gather(*starmap(self._say_link, self._shared.items()))
+        await asyncio.gather(*starmap(partial(self._say_link, app), self._shared.items()))
         return True
 
-    async def _say_link(self, share_id: str, shared: _Shared) -> None:
+    async def _say_link(self, app: App, share_id: str, shared: _Shared) -> None:
         await shared.standing.wait()
         files = f"{shared.files} files, " if shared.files != 1 else ""
         self._output.say(f"{shown(shared.name)} ({files}{size_words(shared.size)}) can be fetched with this link:")
@@ -201,6 +207,8 @@ class _Command:
             self._output.picture(qr_code(shared.link))
         data = {"name": shared.name, "size": shared.size, "files": shared.files, "link": shared.link}
         self._output.record("shared", id=share_id, **data)
+        if self._code:
+            offer_code(app, self._output, share_id, shared.name, ShareLink.parse(shared.link))
 
     # -- from the core
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from convergence.codes import (
     AddressFlaw,
+    CodeWhy,
     ConnectWhy,
     Dropped,
     FacilitatorWhy,
@@ -42,6 +43,20 @@ WORDS: dict[Code, str] = {
     ),
     LinkFlaw.ALTERED_PART: "The {part} part of the link was altered. Ask for the link again.",
     LinkFlaw.SERVICE: "This is the address of a service, not the link of a file: use `convergence pipe`.",
+    LinkFlaw.CODE_NUMBER: "The number of a code is 1 to {most}. Ask for it again.",
+    LinkFlaw.CODE_SHORT: "A code has a number and two words, such as 7-crossover-clockwork.",
+    LinkFlaw.CODE_ORDER: "The two words of the code are in the wrong order: the other one comes first.",
+    LinkFlaw.CODE_WORD: 'No code has the word "{word}" in this place. Ask how it is spelled.',
+    CodeWhy.GUESSED: "Somebody tried the code with wrong words, so it is used up. A new one follows.",
+    CodeWhy.BROKEN: "Somebody used the code, and the connection broke before they had the link. A new one follows.",
+    CodeWhy.GUESSED_OFTEN: "Somebody keeps trying wrong words: there is no other code. Send the link instead.",
+    CodeWhy.HANDED_OVER: "The code was used: they have the link.",
+    CodeWhy.EXPIRED: "The code was not used in time and is good for nothing now. The link still is.",
+    CodeWhy.NO_NUMBER: "Somebody else holds every number that was tried for a code. Send the link instead.",
+    CodeWhy.NOBODY: "Nobody offers this code: they may have stopped, or the code was used already.",
+    CodeWhy.WRONG: (
+        "The words are not those of the code, or somebody else answered in its place. It is used up: ask for a new one."
+    ),
     AddressFlaw.NO_ADDRESS: "There is no address here: give hash:NAME, tcp://HOST:PORT or a private address.",
     AddressFlaw.NO_HOST: "This is no host and port: it should look like tcp://example.org:443",
     AddressFlaw.NO_NAME: "The name of the service is missing: it should look like hash:my service",
@@ -66,6 +81,7 @@ WORDS: dict[Code, str] = {
     Limit.FETCHES: "No more than {most} addresses can be fetched at once: wait for one to finish.",
     Limit.SERVICES: "No more than {most} services can be offered or used at once.",
     Limit.CONNECTIONS: "No more than {most} connections to one service can be open at once: end some.",
+    Limit.CODES: "No more than {most} codes can be offered or used at once.",
     Gone.TRANSFER: "There is no such transfer.",
     Gone.SHARE: "This file is not shared.",
     Gone.FILE: "This file has not arrived yet.",

@@ -21,6 +21,26 @@ class LinkFlaw(Code):
     LONG_PART = "link-part-long"  # part
     ALTERED_PART = "link-part-altered"  # part
     SERVICE = "link-service"  # it is the address of a service
+    # Of a word code (wire/wordcode.py):
+    CODE_NUMBER = "code-number"  # most
+    CODE_SHORT = "code-short"
+    CODE_ORDER = "code-order"
+    CODE_WORD = "code-word"  # word
+
+
+class CodeWhy(Code):
+    """What became of a word code."""
+
+    # Its giver is told:
+    GUESSED = "code-guessed"  # left: how many codes may still follow
+    BROKEN = "code-broken"  # left
+    GUESSED_OFTEN = "code-guessed-often"
+    HANDED_OVER = "code-handed-over"
+    EXPIRED = "code-expired"
+    NO_NUMBER = "code-no-number"
+    # Whoever has it is told:
+    NOBODY = "code-nobody"
+    WRONG = "code-wrong"
 
 
 class AddressFlaw(Code):
@@ -65,6 +85,7 @@ class Limit(Code):
     FETCHES = "limit-fetches"
     SERVICES = "limit-services"
     CONNECTIONS = "limit-connections"
+    CODES = "limit-codes"
 
 
 class Gone(Code):

@@ -26,6 +26,7 @@ from convergence.errors import EndReason, LocalError, RemoteError, Why
 from convergence.events import Nodes, Ready, Registered, Trouble
 from convergence.facilitator.client import FacilitatorClient
 from convergence.fetch import Fetches
+from convergence.handover.handover import Handover
 from convergence.introduction.fetching import BucketFetches
 from convergence.introduction.links import MAX_SESSIONS, RtcLinks
 from convergence.introduction.peers import Peers
@@ -277,6 +278,7 @@ class Node:
             group=config.group,
         )
         self.services = Services(self.outbox, crypto, rng, self._rendezvous, self.view, own, config.group)
+        self.handover = Handover(self.services, self.outbox, crypto, rng)
         self.exits = ExitConnections(self.pool if self.tor is None else self.tor.circuits, self.outbox)
         self.fetches = Fetches(self.exits, self.outbox, tls)
         self._exit = ExitService(self.outbox, source_of=source_of, streams=config.exit_streams)
@@ -322,6 +324,7 @@ class Node:
         # Circuits end with their links: if we ended them, each point would see all of ours end at one moment.
         self.neighbours.close_all(now)
         self.transfers.stop(now)
+        self.handover.stop(now)
         self.services.stop(now)
         self.pool.stop(now)
 

@@ -53,6 +53,7 @@ class Service:
     served: int = 0  # connections so far
     points: int = 0
     points_wanted: int = 0
+    on_standing: Callable[[int, float], None] = lambda points, now: None
 
 
 def _subject(address: ServiceAddress, secret: bytes | None = None) -> Subject:
@@ -111,11 +112,20 @@ class Services:
             circuits, view, outbox, crypto, rng, SERVICES, own=own, group=group, on_standing=self._on_standing
         )
 
-    def serve(self, address: ServiceAddress, accept: Accept, now: float, *, secret: bytes | None = None) -> str:
+    def serve(
+        self,
+        address: ServiceAddress,
+        accept: Accept,
+        now: float,
+        *,
+        secret: bytes | None = None,
+        on_standing: Callable[[int, float], None] = lambda points, now: None,
+    ) -> str:
         """Offer a service until `unserve`; returns its id.
 
         Args:
             secret: of a private address's owner.
+            on_standing: (points that it is advertised at, now), on each change.
 
         Raises Problem when it is offered already, at the limit, and for a private address of somebody else.
         """
@@ -125,7 +135,7 @@ class Services:
         service_id = public_id(address.hash_name)
         if service_id in self._services:
             raise Problem(AddressFlaw.SERVED)
-        service = Service(address.hash_name)
+        service = Service(address.hash_name, on_standing=on_standing)
         self._rdv.offer(_subject(address, secret), lambda pipe: _Client(pipe, accept, service), now)
         self._services[service_id] = service
         return service_id
@@ -243,6 +253,7 @@ class Services:
         if service is not None:
             service.points, service.points_wanted = standing, wanted
             self._outbox.emit(ServiceStands(public_id(hash_name), standing, wanted))
+            service.on_standing(standing, now)
 
 
 class _Client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from base64 import urlsafe_b64encode
@@ -19,7 +20,7 @@ from convergence.rdv.blind import days_in_use, owners_name
 from convergence.wire.sharelink import ShareLink
 from pynode.crypto import CPythonCrypto
 from tests.browser.harness import Peer
-from tests.e2e.processes import MIB, Command, Network, Relay, running, sha256
+from tests.e2e.processes import MIB, PATIENCE, Command, Network, Relay, running, sha256
 from tests.views import points_of
 
 CRYPTO = CPythonCrypto()
@@ -230,3 +231,34 @@ def test_a_folder_goes_from_command_to_browser(network: Network, browser: Peer, 
     note = getter.page.locator(f"[data-id='{getter.transfer(link)['id']}']")
     expect(note).to_contain_text("3 files")
     expect(note).to_contain_text("saved as a ZIP archive")
+
+
+def test_a_file_goes_by_a_code_that_is_read_out(
+    network: Network, recordings: Recordings, browser: Peer, tmp_path: Path
+) -> None:
+    """From a command to a page, and from a page to a command. Nobody on the way sees the words."""
+    file = tmp_path / "a-name-that-is-not-said.bin"
+    file.write_bytes(Random(4).randbytes(1000))
+    recordings.look_for({})
+    page, site = browser.ready().page, ("--site", network.site)
+    with running("share", "--code", file, *site, "--data", tmp_path / "sender") as sender:
+        link, code = sender.until("shared")["link"], sender.until("code")["code"]
+        page.get_by_test_id("get-input").fill(code.replace("-", " ").title())
+        page.get_by_test_id("get-button").click()
+        browser.done(link)
+        assert sender.until("code-ended")["why"] == "code-handed-over"
+    assert sha256(browser.save(link)) == sha256(file)
+    own = tmp_path / "a-name-that-is-not-said-either.bin"
+    own.write_bytes(Random(5).randbytes(1000))
+    browser.share(own)
+    item = page.get_by_test_id("share-item").filter(has_text=own.name)
+    item.get_by_test_id("share-speak").click()
+    expect(item.get_by_test_id("share-code")).to_have_text(re.compile(r"^\d+-[a-z]+-[a-z]+$"), timeout=PATIENCE * 1000)
+    spoken = item.get_by_test_id("share-code").inner_text()
+    out = f"{tmp_path / 'out'}/"
+    ended, done = Command("get", spoken, *site, "-o", out, "--data", tmp_path / "data").end()
+    assert (ended, done["event"]) == (0, "done") and sha256(done["path"]) == sha256(own)
+    expect(item.get_by_test_id("share-code-note")).to_have_text("The code was used: they have the link.")
+    expect(item.get_by_test_id("share-code")).to_be_hidden()
+    words = {text: text.encode() for one in (code, spoken) for text in one.split("-", 1)[1:]}
+    assert len(words) == 2 and recordings.look_for(words)[0] == set()

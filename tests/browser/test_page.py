@@ -119,7 +119,7 @@ def test_every_field_and_button_has_a_name(open_page: Callable[..., Page]) -> No
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "Paste the link that you were given into the field first."),
+        ("", "Paste the link that you were given into the field first, or type the code."),
         ("hello", "This is not a complete share link."),
         (f"http://127.0.0.1/#{LINK[:-1]}", "This is not a complete share link."),
     ],
@@ -140,6 +140,15 @@ def test_the_nodes_own_words_about_a_link_are_shown(open_page: Callable[..., Pag
     page.get_by_test_id("get-button").click()
     expect(page.get_by_test_id("get-error")).to_have_text("The link was altered: ask for it again.")
     expect(page.get_by_test_id("get-input")).to_have_value(LINK)
+
+
+def test_a_code_is_handed_to_the_node_as_it_was_typed(open_page: Callable[..., Page]) -> None:
+    page = open_page(**READY)
+    tell(page, answers={"get": {"message": "no code has this word"}})
+    page.get_by_test_id("get-input").fill("7 Crossover clokwork")
+    page.get_by_test_id("get-button").click()
+    expect(page.get_by_test_id("get-error")).to_have_text("No code has this word.")
+    assert said(page) == [{"name": "get", "args": {"code": "7 Crossover clokwork"}}]
 
 
 def test_a_command_before_the_node_runs_is_kept_and_said_so(open_page: Callable[..., Page]) -> None:
@@ -238,7 +247,10 @@ def test_nothing_runs_out_of_the_page_sideways(open_page: Callable[..., Page], w
         page,
         state={
             **READY,
-            "shares": [share(name=long, stage="failed", why={"code": long})],
+            "shares": [
+                share(name=long, stage="failed", why={"code": long}),
+                share(stage="ready", link=LINK, code={"text": long, "why": {"code": long}, "more": True}),
+            ],
             "transfers": [transfer(name=HOSTILE, state="failed", why={"code": long})],
             "trouble": {"code": long},
             "links": [link(f"{n:016x}", state="failed" if n % 2 else "open", why={"code": long}) for n in range(40)],

@@ -543,6 +543,29 @@ def test_a_get_that_comes_before_its_share_waits_for_it(network: dict[str, Any],
             assert sha256(Path(get.until("done")["path"])) == sha256(file)
 
 
+def test_a_file_arrives_by_a_code_that_somebody_guessed_at_before(network: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "told.bin"
+    digest = write_file(file, 100_000)
+    site = ("--site", network["site"])
+    with running("share", "--code", file, *site, "--data", tmp_path / "sender") as share:
+        first = share.until("code")["code"]
+        number, three, two = first.split("-")
+        wrong = f"{number}-{three}-{'adult' if two != 'adult' else 'absurd'}"
+        code, error = failing("get", wrong, *site, "-o", f"{tmp_path}/no/", "--data", tmp_path / "guesser")
+        assert code == 1 and "ask for a new one" in error
+        assert share.until("code-ended")["why"] == "code-guessed"
+        second = share.until("code")["code"]
+        assert second.split("-")[1:] != [three, two]
+        spoken = second.replace("-", " ").upper()
+        with running("get", spoken, *site, "-o", f"{tmp_path}/got/", "--data", tmp_path / "receiver") as get:
+            assert sha256(Path(get.until("done")["path"])) == digest
+        assert share.until("code-ended")["why"] == "code-handed-over"
+        code, error = failing("get", second, *site, "-o", f"{tmp_path}/no/", "--data", tmp_path / "late", "--wait", "5")
+        assert code == 3 and "the code was used already" in error
+    code, error = failing("get", "7-crossover-clokwork", *site)
+    assert code == 2 and 'No code has the word "clokwork"' in error
+
+
 def test_a_get_waits_for_a_network_whose_facilitator_is_away(
     network: dict[str, Any], tmp_path: Path, unused_port: int
 ) -> None:

@@ -24,6 +24,7 @@ ROOMS = (
         "facilitator",
         "transfers",
         "services",
+        "handover",
         "fetch",
         "announcement",
         "node",

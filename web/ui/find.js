@@ -1,5 +1,6 @@
 /**
- * Does: find the share link in what somebody pastes or opens, whatever was put around or into it on its way.
+ * Does: find the share link in what somebody pastes or opens, whatever was put around or into it on its way; know a
+ * word code.
  * Does not: check that it leads anywhere. shared/convergence/wire/sharelink.py says the same in Python.
  */
 
@@ -8,6 +9,7 @@ const BREAK = "(?:=?[ \\t]{0,8}\\r?\\n[ \\t>|]{0,32})?"; // mail programs end li
 const PART = `(${LETTER}(?:${BREAK}${LETTER}){42})`;
 const LINK = new RegExp(`(?<!${LETTER})${PART}${BREAK}\\.${BREAK}${PART}(?!\\.?${LETTER})`, "g");
 const MAX_TEXT = 65_536;
+const CODE = /^\s*[0-9]{1,6}[\s,_-]+[a-z]{2,20}(?:[\s,_-]+[a-z]{2,20})?[\s,.]*$/i; // as in wire/wordcode.py
 const INVISIBLE = /\p{Cf}/gu;
 // What programs put in place of a character, once or twice ("%2523" is "#").
 const ESCAPED = [
@@ -23,3 +25,6 @@ export function linksIn(text) {
   const found = [...tidied.replace(INVISIBLE, "").matchAll(LINK)];
   return [...new Set(found.map(([, ...parts]) => parts.map((part) => part.match(/[\w-]/g).join("")).join(".")))];
 }
+
+/** Whether somebody typed a word code, such as 7-crossover-clockwork, or one with a mistake. */
+export const isCode = (text) => text.length <= 100 && CODE.test(text);

@@ -1,5 +1,5 @@
 /**
- * Does: the Get card: take a link from the field or the address bar, show each transfer, offer Save once it is
+ * Does: the Get card: take a link or a word code from the field, or a link from the address bar, show each transfer, offer Save once it is
  * complete.
  * Does not: speak the protocol, render what arrives, or trust a received name.
  *
@@ -13,7 +13,7 @@
  */
 
 import { byId, el, keepList, setText } from "./dom.js";
-import { linksIn } from "./find.js";
+import { isCode, linksIn } from "./find.js";
 import { words } from "./messages.js";
 import { saveBlob } from "./save.js";
 import { bytes, count, sentence, shownName, span } from "./words.js";
@@ -24,12 +24,13 @@ const ESCAPED_SHARP = /%(?:25)*23/;
 const BAD_LINK =
   "This is not a complete share link. Copy all of it and try again: after the # come two groups of 43 letters, " +
   "digits, - or _, with a dot between.";
-const NO_LINK = "Paste the link that you were given into the field first.";
+const NO_LINK = "Paste the link that you were given into the field first, or type the code.";
 
 /** @param {(name: string, args?: object) => Promise<any>} command */
 export function getCard(command) {
   const input = byId("get-input");
   const error = byId("get-error");
+  const note = byId("get-code");
   let opened = null; // the transfer that the address bar's link stands for
   let seen = false; // whether the node has listed it
 
@@ -41,15 +42,19 @@ export function getCard(command) {
     setText(error, "");
     input.removeAttribute("aria-invalid");
     const [link, another] = linksIn(text);
-    if (!link || another) {
+    const code = isCode(text);
+    if (!code && (!link || another)) {
       fail(another ? words({ code: "link-several" }) : text.trim() ? BAD_LINK : NO_LINK);
       return null;
     }
+    setText(note, code ? "Looking for whoever offers this code." : "");
     try {
-      return (await command("get", { link })).id;
+      return (await command("get", code ? { code: text } : { link })).id;
     } catch (failure) {
       fail(sentence(failure.message));
       return null;
+    } finally {
+      setText(note, "");
     }
   };
   const forget = () => {

@@ -17,6 +17,20 @@ const TOR_DOCUMENTS = {
 /** @type {Record<string, string | ((values: object) => string)>} */
 export const WORDS = {
   ...CAUSES,
+  "code-number": ({ most }) => `The number of a code is 1 to ${most}. Ask for it again.`,
+  "code-short": "A code has a number and two words, such as 7-crossover-clockwork.",
+  "code-order": "The two words of the code are in the wrong order: the other one comes first.",
+  "code-word": ({ word }) => `No code has the word “${word}” in this place. Ask how it is spelled.`,
+  "code-guessed": "Somebody tried the code with wrong words, so it is used up. A new one follows.",
+  "code-broken": "Somebody used the code, and the connection broke before they had the link. A new one follows.",
+  "code-guessed-often": "Somebody keeps trying wrong words: there is no other code. Send the link instead.",
+  "code-handed-over": "The code was used: they have the link.",
+  "code-expired": "The code was not used in time and is good for nothing now. The link still is.",
+  "code-no-number": "Somebody else holds every number that was tried for a code. Send the link instead.",
+  "code-nobody": "Nobody offers this code: they may have stopped, or the code was used already.",
+  "code-wrong":
+    "The words are not those of the code, or somebody else answered in its place. It is used up: ask for a new one.",
+  "limit-codes": ({ most }) => `No more than ${most} codes can be offered or used at once.`,
   "url-long": "This address is too long.",
   "url-none": "This is not a web address: it should look like https://example.org/page.",
   "url-https": "https pages cannot be fetched here: try the address with http:// in front.",

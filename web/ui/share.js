@@ -2,8 +2,9 @@
  * Does: the Share card: pick or drop files, show them being read, then the link with a copy button and a QR code.
  * Does not: read a file; the worker does.
  *
- * A share: `{id, name, size, stage: "reading"|"announcing"|"ready"|"failed", have, points, link, why}`.
- * `link` is the fragment `<hash_name>.<key>`: the page puts its own address in front.
+ * A share: `{id, name, size, stage: "reading"|"announcing"|"ready"|"failed", have, points, link, why, code}`.
+ * `link` is the fragment `<hash_name>.<key>`: the page puts its own address in front. `code` is null, or
+ * `{text, why, more}`: what to read to somebody, what became of the code before, whether another one may follow.
  */
 
 import { byId, el, keepList, setText } from "./dom.js";
@@ -96,7 +97,19 @@ function shareView(first, command) {
     "Stop sharing",
   );
   const link = el("div", { class: "item-link" }, field, copy);
-  const actions = el("div", { class: "actions" }, show, stop);
+  const spoken = el("p", { class: "spoken", "data-testid": "share-code" });
+  const told = el("p", { class: "item-note", role: "status", "data-testid": "share-code-note" });
+  const speak = el(
+    "button",
+    {
+      type: "button",
+      class: "small",
+      "data-testid": "share-speak",
+      click: () => command("code", { id: first.id }).catch((failure) => setText(told, sentence(failure.message))),
+    },
+    "Read out a code",
+  );
+  const actions = el("div", { class: "actions" }, show, speak, stop);
   const root = el(
     "li",
     { class: "item", "data-testid": "share-item" },
@@ -104,6 +117,8 @@ function shareView(first, command) {
     bar,
     link,
     code,
+    spoken,
+    told,
     el("div", { class: "item-foot" }, note, actions),
   );
 
@@ -126,6 +141,11 @@ function shareView(first, command) {
       bar.hidden = item.stage !== "reading";
       bar.value = item.size ? item.have / item.size : 1;
       link.hidden = show.hidden = !linked;
+      const offered = item.code;
+      speak.hidden = !linked || Boolean(offered?.more);
+      setText(spoken, offered?.text ?? "");
+      spoken.hidden = !spoken.textContent;
+      if (offered) setText(told, codeNote(offered));
       if (linked && field.value !== fullLink(item.link)) field.value = fullLink(item.link);
       note.classList.toggle("bad", item.stage === "failed");
       note.classList.toggle("good", item.stage === "ready");
@@ -140,6 +160,12 @@ function shareNote(item) {
   if (item.stage === "announcing") return "Telling the meeting points. You can send the link already.";
   if (item.stage === "failed") return words(item.why);
   return `Ready at ${count(item.points, "meeting point")}. Keep this tab open until your friend has the file.`;
+}
+
+function codeNote({ text, why, more }) {
+  const before = words(why);
+  if (text) return `${before} Read it to one person, who can type it here in place of the link within the hour.`.trim();
+  return more ? `${before} Looking for a number that nobody uses.`.trim() : before;
 }
 
 async function copyLink(field, button) {

@@ -28,6 +28,7 @@ from storage import IndexedDbStorage
 from tls import BrowserTls
 from tor import Tor
 from transport import BrowserClock, BrowserTransport, WorkerTimer
+from wordcodes import WordCodes
 
 from convergence.circuit.relaying import RelayLimits
 from convergence.codes import LIES, FacilitatorWhy, PathWhy
@@ -56,7 +57,9 @@ from convergence.wire.filename import saved_name
 from convergence.wire.target import Role
 
 MAX_CONNECTIONS = 64  # WebRTC connections that the page makes: as in bridge/rtc.js
-GOES_OUT = frozenset(("share", "get", "retry", "fetch", "connect", "serve"))  # through Tor where that is switched on
+GOES_OUT = frozenset(
+    ("share", "get", "code", "retry", "fetch", "connect", "serve")
+)  # through Tor where that is switched on
 STATE_INTERVAL = 0.2  # seconds between two states while things change
 IDLE_INTERVAL = 1.0  # seconds between looks at the node's counters
 STORED_WITHIN = 30.0  # seconds; a record that is not stored by then will not be
@@ -111,6 +114,7 @@ class NodeHost:
         self._fetches: dict[int, dict[str, Any]] = {}
         self._bodies: dict[int, Any] = {}
         self._transfers = self._node.transfers
+        self._codes = WordCodes(self._node, self._run, self._changed)
         self._tor = Tor(self._node, self._run, shell.load, self._changed)
         self._links = LinkViews()
         self._trouble: tuple[dict[str, Any] | None, float] = (None, 0.0)
@@ -172,9 +176,15 @@ class NodeHost:
     async def _unshare(self, args: Any) -> None:
         if not self._files.cancel(args.id):
             self._run(lambda now: self._transfers.unshare(args.id, now))
+            self._codes.drop(args.id)
+
+    async def _code(self, args: Any) -> None:
+        self._codes.offer(args.id, self._transfers.link(args.id))
 
     async def _get(self, args: Any) -> dict[str, Any]:
-        return {"id": self._run(lambda now: self._transfers.get(args.link, now))}
+        code = getattr(args, "code", None)
+        link = args.link if code is None else await self._codes.link_of(code)
+        return {"id": self._run(lambda now: self._transfers.get(link, now))}
 
     async def _cancel(self, args: Any) -> None:
         self._run(lambda now: self._transfers.cancel(args.id, now))
@@ -255,6 +265,7 @@ class NodeHost:
     _COMMANDS: dict[str, Callable[..., Any]] = {
         "share": _share,
         "unshare": _unshare,
+        "code": _code,
         "get": _get,
         "cancel": _cancel,
         "retry": _retry,
@@ -413,6 +424,7 @@ class NodeHost:
             "stage": stage,
             "link": self._transfers.link(share["id"]),
             "why": None,
+            "code": self._codes.view(share["id"]),
         }
 
 

@@ -20,6 +20,7 @@ import page_pipes
 import settings
 import storage
 import tor
+import wordcodes
 
 import convergence.driver
 import convergence.node
@@ -37,6 +38,7 @@ __all__ = [
     "time",
     "tor",
     "urllib",
+    "wordcodes",
 ]
 
 TOUCH_JAVASCRIPT = ("crypto", "node_host", "tls", "transport")

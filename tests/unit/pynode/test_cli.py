@@ -20,7 +20,9 @@ from aiohttp import web
 from convergence.codes import FacilitatorWhy, FetchStage
 from convergence.errors import Why
 from convergence.events import FetchStatus, Trouble
+from convergence.wire.sharelink import ShareLink
 from convergence.wire.target import Role
+from convergence.wire.wordcode import WordCode
 from pynode.app import Network
 from pynode.cli import fetch, main, parser
 from pynode.cli.children import MAX_RESTARTS, Relay, Relays
@@ -396,10 +398,14 @@ def test_a_site_is_chosen_in_order() -> None:
 )
 def test_the_site_of_a_link(text: str, site: str | None) -> None:
     link, named = link_in(text)
-    assert (link.format(), named) == (BARE, site)
+    assert isinstance(link, ShareLink) and (link.format(), named) == (BARE, site)
 
 
-@pytest.mark.parametrize("text", ["", "x", f"http:///#{BARE}", f"http://x/#{BARE}x"])
+def test_a_word_code_stands_for_a_link() -> None:
+    assert link_in(" 7 Crossover Clockwork\n") == (WordCode(7, ("crossover", "clockwork")), None)
+
+
+@pytest.mark.parametrize("text", ["", "x", f"http:///#{BARE}", f"http://x/#{BARE}x", "7-crossover", "7-a-word"])
 def test_what_is_no_link(text: str) -> None:
     with pytest.raises(CliError):
         link_in(text)

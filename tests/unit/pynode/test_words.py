@@ -24,6 +24,7 @@ VALUES = {
         "position": 3,
         "ahead": 60,
         "percent": 7,
+        "word": "clokwork",
     },
 }
 
