@@ -101,6 +101,9 @@ class Listing:
     def __len__(self) -> int:
         return len(self._facts)
 
+    def __contains__(self, identity: bytes) -> bool:
+        return identity in self._facts
+
     def __iter__(self) -> Iterator[Listed]:
         """Meanwhile, nodes that are in it may be put."""
         for identity in self._facts:
