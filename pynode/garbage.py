@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,23 +29,28 @@ FULL = 2
 """The generation that a full collection is of."""
 
 
+def _in_use() -> tuple[int, int]:
+    """Python's small blocks of memory, and the most that has been resident so far, which tells of large buffers too."""
+    return sys.getallocatedblocks(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 @contextmanager
 def set_aside(growth: float = GROWTH) -> Iterator[None]:
     """While this lasts, for the whole process."""
-    limit = 0.0  # blocks of memory in use at which everything is looked at
+    last = (0, 0)  # what was in use when everything was looked at
     whole = True
 
     def told(phase: str, info: dict[str, Any]) -> None:
-        nonlocal limit, whole
+        nonlocal last, whole
         if info["generation"] < FULL:
             return
         if phase == "start":
-            whole = sys.getallocatedblocks() > limit
+            whole = any(now > growth * then for now, then in zip(_in_use(), last, strict=True))
             if whole:
                 gc.unfreeze()
         else:
             if whole:
-                limit = growth * sys.getallocatedblocks()
+                last = _in_use()
             gc.freeze()
 
     gc.callbacks.append(told)

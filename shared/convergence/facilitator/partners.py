@@ -32,6 +32,8 @@ PAUSE_MISSING = 600.0
 """The same while it has not."""
 FIRST = 60.0
 """Seconds within which each is asked for the first time."""
+NOT_YET = 1.0
+"""The same while this facilitator does not know yet which draw it is."""
 LIMIT = 20.0
 """Seconds until a channel is open, and from then on until the answer is there."""
 
@@ -115,6 +117,9 @@ class Partners:
         ]
 
     def _ask(self, identity: bytes, now: float) -> None:
+        if not self._publisher.drawing:  # what was kept is being loaded
+            self._outbox.call_at(now + NOT_YET, partial(self._ask, identity))
+            return
         missing = not self._publisher.heard_from(identity, now)
         pause = (PAUSE_MISSING if missing else PAUSE) * (0.5 + fraction(self._rng))
         self._outbox.call_at(now + pause, partial(self._ask, identity))

@@ -101,17 +101,23 @@ class Listing:
     def __len__(self) -> int:
         return len(self._facts)
 
+    def __contains__(self, identity: bytes) -> bool:
+        return identity in self._facts
+
     def __iter__(self) -> Iterator[Listed]:
         """Meanwhile, nodes that are in it may be put."""
         for identity in self._facts:
             yield self[identity]
+
+    def __contains__(self, identity: bytes) -> bool:
+        return identity in self._facts
 
     def __getitem__(self, identity: bytes) -> Listed:
         facts = self._facts[identity]
         return Listed(identity, self._descriptors[identity], facts >> 64, facts >> 32 & _U32, facts & _U32)
 
     def get(self, identity: bytes) -> Listed | None:
-        return self[identity] if identity in self._facts else None
+        return self[identity] if identity in self else None
 
     def put(self, node: Listed) -> None:
         self._descriptors[node.identity] = node.descriptor

@@ -1,12 +1,15 @@
 """Facilitators of several operators draw one value: who lies, is late or silent changes nothing but his own part."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from convergence.driver import Driver
-from convergence.effects import CloseLink, Protocol, Send
-from convergence.facilitator.partners import LIMIT, PAUSE, PAUSE_MISSING
+from convergence.effects import CloseLink, Connect, Protocol, Send
+from convergence.facilitator.partners import LIMIT, PAUSE, PAUSE_MISSING, Partners
 from convergence.facilitator.service import FacilitatorService
 from convergence.netdir.draw import COMMIT_PHASE, commitment_of, committed_hash
+from convergence.outbox import Outbox
 from convergence.wire.buckets import DAY
 from convergence.wire.facilitator import Hello, RecordCutter, RecordType, encode_record
 from convergence.wire.sharedrandom import MAX_DRAW, Commit, Draw, DrawRequest
@@ -244,3 +247,18 @@ def test_they_are_asked_rarely():
     assert 5 < len(liar.asked) < 16 * 3600 / (PAUSE / 2)
     pauses = {later - sooner for sooner, later in zip(liar.asked, liar.asked[1:], strict=False)}
     assert len(pauses) == len(liar.asked) - 1  # never at the same time of the hour
+
+
+def test_nobody_is_asked_for_a_draw_before_it_is_known_which_one_it_is():
+    """Storage may take longer than it takes to connect."""
+    outbox, publisher = Outbox(), SimpleNamespace(drawing=0, heard_from=lambda identity, now: False)
+    Partners(outbox, HashRng(), {NAMES[1]: "ws://1/"}, publisher).start(START)
+
+    def asked(until):
+        while (deadline := outbox.deadline()) is not None and deadline <= until:
+            outbox.run_timers(deadline)
+        return [effect for effect in outbox.poll(until) if isinstance(effect, Connect)]
+
+    assert asked(START + 100) == []
+    publisher.drawing = DAWN
+    assert len(asked(START + 102)) == 1

@@ -283,7 +283,7 @@ def test_few_nodes_of_one_network_grow_old_over_restarts_too():
         rig.go(3 * EPOCH)
         counts = [rig.count(kind) for kind in (RingKind.STABLE, RingKind.POINTS, RingKind.ALL)]
         assert counts == [1 + OLD_EACH, 1 + OLD_EACH, 1 + 3 * OLD_EACH]
-        assert {node.since == NEVER for node in rig.publisher._epochs.nodes.values()} == {True, False}
+        assert {node.since == NEVER for node in rig.publisher._epochs.nodes} == {True, False}
         rig.restart(rig.now + 60)
         rig.register(*reversed(range(3 * OLD_EACH)), source=UNKNOWN)  # as they are loaded
         rig.register("honest", source="elsewhere")

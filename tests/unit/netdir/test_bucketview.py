@@ -171,9 +171,9 @@ def test_samples_come_from_few_buckets_that_are_asked_for_openly():
 
 def test_positions_that_are_in_one_bucket_give_as_many_buckets():
     rig = Rig()
-    rig.view._positions[RingKind.STABLE] = [(1 << 32) - 1 - position for position in range(SAMPLED)]
+    rig.view._positions[RingKind.STABLE] = [(1 << 32) - 1 - position for position in range(FROM)]
     rig.sample()
-    assert {index for _, index, _ in rig.asked} == {7, 0, 1}
+    assert {index for _, index, _ in rig.asked} == {7, 0, 1, 2}
 
 
 def test_each_node_of_these_buckets_comes_up_equally_often():
@@ -542,8 +542,9 @@ def moved(rig, number):
 
 def test_of_two_buckets_that_a_node_is_in_the_newer_one_tells_where_it_is():
     rig = Rig()
-    kept = next(member for _ in [rig.sample()] for bucket in rig.buckets for member in bucket.members)
-    number = NODES.index(kept.node)
+    drawn = rig.sample()
+    kept = next(member.node for bucket in rig.buckets for member in bucket.members if member.node not in drawn)
+    number = NODES.index(kept)
     now = moved(rig, number)
     rig.view.hold(now.identity, Role.RDV, rig.now)
     assert rig.ask("get", now.identity) == [now]

@@ -262,7 +262,8 @@ def test_who_was_drawn_anyway_is_no_spare_and_who_is_no_relay_any_more_is_not_na
 
 def test_a_part_of_the_relays_is_not_taken_for_all():
     """Else the sides of a file would hang on who is drawn."""
-    for count, whole in ((CANDIDATES, True), (CANDIDATES + 1, False)):
-        found = []
+    found = []
+    for count in (CANDIDATES, CANDIDATES + 1):
         find(Large([relay(number) for number in range(count)]).view, (), NOW, lambda drawn, now: found.append(drawn))
-        assert len(found[0].relays) == CANDIDATES and found[0].whole is whole
+    assert [len(drawn.relays) for drawn in found] == [CANDIDATES, CANDIDATES]
+    assert [drawn.whole for drawn in found] == [True, False]

@@ -51,6 +51,21 @@ def test_cycles_among_what_was_set_aside_are_found_once_memory_has_grown() -> No
         assert gc.get_freeze_count() > 0 and new, "and the rest is set aside again"
 
 
+def test_cycles_that_hold_large_buffers_are_found_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is few objects: whoever sends half a message and goes may leave one."""
+    held = Held()
+    seen = weakref.ref(held)
+    with set_aside():
+        del held
+        blocks, resident = garbage._in_use()
+        monkeypatch.setattr(garbage, "_in_use", lambda: (blocks, int(1.9 * resident)))
+        gc.collect()
+        assert seen() is not None
+        monkeypatch.setattr(garbage, "_in_use", lambda: (blocks, int(2.2 * resident)))
+        gc.collect()
+        assert seen() is None
+
+
 def test_garbage_that_is_new_is_found_as_ever() -> None:
     with set_aside():
         held = Held()
