@@ -1,12 +1,14 @@
 """A node's data on disk: one SQLite file for small records, one plain file for each root's pieces.
 
-Does: implement ports.Storage in one worker thread; serve shared files from where they lie; move finished files out.
+Does: implement ports.Storage in one worker thread; serve shared files from where they lie (external.py); move finished
+files out.
 Does not: verify pieces (the core did before it stored them), or encrypt.
 
 A piece is stored in this order, so that a crash loses at most the stores that were not yet answered: its bytes are
-written at their place in `pieces/<root>`, the file is synced, and then the row is committed that says "this piece is
-here". Many waiting stores share one sync and one commit. Somebody may cut or remove the file later, so a piece counts
-as present only if the row is there and the file is long enough.
+written at their place in `pieces/<root>` (where pieces shorter than PIECE_SIZE lie as far apart), the file is synced,
+and then the row is committed that says "this piece is here". Many waiting stores share one sync and one commit.
+Somebody may cut or remove the file later, so a piece counts as present only if the row is there and the file is long
+enough.
 
 The number of requests that the core leaves unanswered bounds the queue; beyond that MAX_QUEUED_BYTES does.
 """
@@ -26,12 +28,14 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from convergence.effects import Failure
-from pynode.files import StorageError, claim, copy, move, sync_folder, write_at, write_whole
+from convergence.ordb.collection import Collection
+from convergence.ordb.index import SharedFile
+from convergence.wire.ordb import PIECE_SIZE, FileInfo
+from pynode import external
+from pynode.files import StorageError, claim, move, save_tree, sync_folder, write_at, write_whole
+from pynode.segments import Segment
 
 __all__ = ["DISK_FULL", "PIECE_SIZE", "DiskStorage", "StorageError"]
-
-PIECE_SIZE = 256 * 1024
-"""Bytes of the longest piece. Shorter ones lie as far apart, each at its place."""
 
 ROOT_LEN = 32
 MAX_QUEUED_BYTES = 64 << 20
@@ -40,8 +44,9 @@ MAX_QUEUED_BYTES = 64 << 20
 MAX_BATCH = 32
 """Stores that share one sync and one commit."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MIN_SQLITE = (3, 24, 0)
+_DAMAGED = "the stored pieces are damaged: fetch the file again"
 DISK_FULL = "the disk is full: free some space and run the same command again"
 
 _SCHEMA = """
@@ -49,8 +54,6 @@ CREATE TABLE items (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL
     WITHOUT ROWID;
 CREATE TABLE pieces (root BLOB NOT NULL, piece INTEGER NOT NULL, length INTEGER NOT NULL, PRIMARY KEY (root, piece))
     WITHOUT ROWID;
-CREATE TABLE shared (root BLOB PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-  piece_size INTEGER NOT NULL DEFAULT 262144) WITHOUT ROWID;
 """
 
 _PIECES_OF_ANY_SIZE = "ALTER TABLE shared ADD COLUMN piece_size INTEGER NOT NULL DEFAULT 262144"  # since version 2
@@ -90,6 +93,8 @@ class DiskStorage:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._pieces.mkdir(exist_ok=True, mode=0o700)
             self._db = _open(directory / "node.sqlite")
+            self._external = external.External(self._db)
+            self._last = (b"", b"")  # key and bytes of the piece that was exported from last
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"cannot use the data folder {directory}: {_failure(error).message}") from error
         self._thread = threading.Thread(target=self._work, name="storage", daemon=True)
@@ -114,19 +119,17 @@ class DiskStorage:
 
     # -- for the application
 
-    async def add_external(self, root: bytes, path: Path, size: int) -> None:
-        """Serve the pieces of `root` from the user's file, without copying it.
+    async def add_external(
+        self, root: bytes, hash_name: bytes, segments: Sequence[Segment], piece_size: int = PIECE_SIZE
+    ) -> None:
+        """Serve the pieces of a share from where they lie, without a copy."""
+        await self._ask(lambda: self._external.add(root, hash_name, segments, piece_size))
 
-        Raises:
-            StorageError: the file cannot be read, or is not `size` bytes long.
-        """
-        await self._ask(lambda: self._add_shared(root, path, size))
+    async def remove_external(self, root: bytes, hash_name: bytes) -> None:
+        """Forget where a share lies; the files stay, and so do other shares of the same content."""
+        await self._ask(lambda: self._external.forget(root, hash_name))
 
-    async def remove_external(self, root: bytes) -> None:
-        """Forget a shared file; the file stays."""
-        await self._ask(lambda: self._forget_shared(root))
-
-    async def export(self, root: bytes, size: int, destination: Path) -> Path:
+    async def export(self, file: SharedFile, destination: Path) -> Path:
         """Move the finished file to `destination` and serve it from there from now on.
 
         It appears whole or not at all and never replaces a file: " (1)" and so on is added to the name.
@@ -137,7 +140,13 @@ class DiskStorage:
         Raises:
             StorageError: pieces are missing, or the destination cannot be written.
         """
-        return await self._ask(lambda: self._export(root, size, destination))
+        return await self._ask(lambda: self._export(file, destination))
+
+    async def export_tree(
+        self, file: SharedFile, collection: Collection, chosen: Sequence[int], destination: Path
+    ) -> Path:
+        """The same for the chosen entries of a collection, in a new folder. Only the whole is served from there."""
+        return await self._ask(lambda: self._export_tree(file, collection, chosen, destination))
 
     async def close(self) -> None:
         """Finish the waiting requests, then stop."""
@@ -272,7 +281,7 @@ class DiskStorage:
             if data is not None:
                 return data
             self._db.execute("DELETE FROM pieces WHERE root = ? AND piece = ?", (root, piece))
-        return self._read_shared(root, piece)
+        return self._external.read(root, piece)
 
     def _read_own(self, root: bytes, piece: int, length: int) -> bytes | None:
         try:
@@ -281,23 +290,6 @@ class DiskStorage:
         except FileNotFoundError:
             return None
         return data if len(data) == length else None
-
-    def _read_shared(self, root: bytes, piece: int) -> bytes | None:
-        row = self._db.execute("SELECT path, size, mtime_ns, piece_size FROM shared WHERE root = ?", (root,)).fetchone()
-        if row is None or piece >= _count(row[1], row[3]):
-            return None
-        path = Path(os.fsdecode(row[0]))
-        size, mtime_ns, piece_size = row[1:]
-        length = min(piece_size, size - piece * piece_size)
-        try:
-            with open(path, "rb", buffering=0) as file:
-                data = os.pread(file.fileno(), length, piece * piece_size)
-                status = os.fstat(file.fileno())
-        except FileNotFoundError:
-            raise StorageError(f"{path.name} is gone from where it was shared") from None
-        if (status.st_size, status.st_mtime_ns) != (size, mtime_ns) or len(data) != length:
-            raise StorageError(f"{path.name} changed since it was shared")
-        return data
 
     def _scan(self, bucket: str, prefix: bytes) -> list[bytes]:
         if bucket != "piece":
@@ -311,8 +303,8 @@ class DiskStorage:
 
     def _roots(self, prefix: bytes) -> list[bytes]:
         head = prefix[:ROOT_LEN]
-        rows = self._db.execute("SELECT root FROM pieces UNION SELECT root FROM shared")
-        return [bytes(root) for (root,) in rows if bytes(root).startswith(head)]
+        own = {bytes(root) for (root,) in self._db.execute("SELECT DISTINCT root FROM pieces")}
+        return [root for root in own.union(self._external.roots()) if root.startswith(head)]
 
     def _keys(self, root: bytes) -> Iterator[bytes]:
         own = self._file(root)
@@ -320,56 +312,70 @@ class DiskStorage:
         for piece, length in self._db.execute("SELECT piece, length FROM pieces WHERE root = ?", (root,)):
             if piece * PIECE_SIZE + length <= end:
                 yield root + piece.to_bytes(4, "big")
-        row = self._db.execute("SELECT size, piece_size FROM shared WHERE root = ?", (root,)).fetchone()
-        for piece in range(_count(*row) if row else 0):
+        for piece in range(self._external.pieces(root)):
             yield root + piece.to_bytes(4, "big")
 
-    def _add_shared(self, root: bytes, path: Path, size: int, piece_size: int = PIECE_SIZE) -> None:
-        path = path.resolve()
-        try:
-            with open(path, "rb") as file:
-                status = os.fstat(file.fileno())
-        except OSError as error:
-            raise StorageError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error
-        if len(root) != ROOT_LEN or status.st_size != size:
-            raise StorageError(f"{path.name} changed while it was being read")
-        row = (root, os.fsencode(path), size, status.st_mtime_ns, piece_size)  # a name may be no UTF-8
-        self._db.execute("INSERT OR REPLACE INTO shared VALUES (?, ?, ?, ?, ?)", row)
-
-    def _forget_shared(self, root: bytes) -> None:
-        self._db.execute("DELETE FROM shared WHERE root = ?", (root,))
-
-    def _export(self, root: bytes, size: int, destination: Path) -> Path:
-        longest = self._db.execute("SELECT max(length) FROM pieces WHERE root = ?", (root,)).fetchone()[0]
-        row = self._db.execute("SELECT path, piece_size FROM shared WHERE root = ?", (root,)).fetchone()
-        # All pieces except the last have the file's piece size. A single piece may be shorter: it is the whole file.
-        piece_size = longest if longest and longest < size else row[1] if row else PIECE_SIZE
-        count, present = _count(size, piece_size), len(set(self._keys(root)))
-        if present < count:
-            raise StorageError(f"{count - present} of {count} pieces are missing")
-        own = self._file(root)
-        lies_whole = piece_size == PIECE_SIZE and own.exists() and own.stat().st_size == size
+    def _export(self, file: SharedFile, destination: Path) -> Path:
+        info = file.info
+        present = len(set(self._keys(info.root)))
+        if present < info.pieces:
+            raise StorageError(f"{info.pieces - present} of {info.pieces} pieces are missing")
+        own = self._file(info.root)
+        lies_whole = info.piece_size == PIECE_SIZE and own.exists() and own.stat().st_size == info.size
         destination.parent.mkdir(parents=True, exist_ok=True)
         with claim(destination) as target:
-            if lies_whole and size:
+            if info.size and lies_whole:
                 move(own, target)
-            elif size and longest:
-                write_whole(target, (self._whole_piece(root, piece) for piece in range(count)))
-            elif size:
-                copy(Path(os.fsdecode(row[0])), target)
-            if target.stat().st_size != size:
-                raise StorageError("the stored pieces are damaged: fetch the file again")
+            elif info.size:
+                write_whole(target, self._bytes(info, 0, info.size))
+            if target.stat().st_size != info.size:
+                raise StorageError(_DAMAGED)
             sync_folder(target.parent)
-        self._db.execute("DELETE FROM pieces WHERE root = ?", (root,))
-        own.unlink(missing_ok=True)
-        self._add_shared(root, target, size, piece_size)
+        self._serve_from(file, [target])
         return target
 
-    def _whole_piece(self, root: bytes, piece: int) -> bytes:
-        data = self._load("piece", root + piece.to_bytes(4, "big"))
-        if data is None:
-            raise StorageError("the stored pieces are damaged: fetch the file again")
-        return data
+    def _export_tree(self, file: SharedFile, collection: Collection, chosen: Sequence[int], destination: Path) -> Path:
+        info, entries = file.info, collection.entries
+        items = [
+            (entries[number].path, None if entries[number].size is None else self._bytes_of(info, collection, number))
+            for number in chosen
+        ]
+        manifest = b"".join(self._bytes(info, 0, info.manifest_size))
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        target, paths = save_tree(destination, items)
+        if len(chosen) == len(entries):
+            files = [path for path, (_, data) in zip(paths, items, strict=True) if data is not None]
+            self._serve_from(file, files, manifest)
+        return target
+
+    def _serve_from(self, file: SharedFile, paths: Sequence[Path], manifest: bytes = b"") -> None:
+        """The pieces need not be kept any more."""
+        info = file.info
+        segments = [Segment.own(manifest), *(Segment.of(path.resolve()) for path in paths)]
+        self._external.add(info.root, file.hash_name, segments, info.piece_size)
+        self._db.execute("DELETE FROM pieces WHERE root = ?", (info.root,))
+        self._file(info.root).unlink(missing_ok=True)
+
+    def _bytes_of(self, info: FileInfo, collection: Collection, number: int) -> Iterator[bytes]:
+        return self._bytes(info, collection.starts[number], collection.entries[number].size or 0)
+
+    def _bytes(self, info: FileInfo, start: int, size: int) -> Iterator[bytes]:
+        """A part of a file whose pieces are here."""
+        end = start + size
+        while start < end:
+            index, skip = divmod(start, info.piece_size)
+            data = self._piece(info.root + index.to_bytes(4, "big"))[skip : skip + end - start]
+            yield data
+            start += len(data)
+
+    def _piece(self, key: bytes) -> bytes:
+        """The piece before, too, is at hand: small files lie in one."""
+        if self._last[0] != key:
+            data = self._load("piece", key)
+            if not data:
+                raise StorageError(_DAMAGED)
+            self._last = (key, data)
+        return self._last[1]
 
     def _file(self, root: bytes) -> Path:
         return self._pieces / root.hex()
@@ -384,17 +390,25 @@ def _open(path: Path) -> sqlite3.Connection:
     db.execute("BEGIN IMMEDIATE")  # several processes may come first
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        for statement in filter(str.strip, _SCHEMA.split(";")):
-            db.execute(statement)
-    elif version == 1:
+        _run(db, _SCHEMA)
+    if version == 1:
         db.execute(_PIECES_OF_ANY_SIZE)
     if version < SCHEMA_VERSION:
+        _run(db, external.SCHEMA)
+        if version:
+            _run(db, external.FROM_SHARED)
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     db.execute("COMMIT")
     if version > SCHEMA_VERSION:
         db.close()
         raise StorageError(f"{path} was written by a newer version of this program: update it")
     return db
+
+
+def _run(db: sqlite3.Connection, statements: str) -> None:
+    """In the transaction that is open, which `executescript` would end."""
+    for statement in filter(str.strip, statements.split(";")):
+        db.execute(statement)
 
 
 def _attempt(work: Callable[[], Any]) -> Any:
@@ -421,7 +435,3 @@ def _split(key: bytes) -> tuple[bytes, int]:
     if len(key) != ROOT_LEN + 4:
         raise ValueError("a piece's key is a 32-byte root and a 4-byte index")
     return bytes(key[:ROOT_LEN]), int.from_bytes(key[ROOT_LEN:], "big")
-
-
-def _count(size: int, piece_size: int) -> int:
-    return -(-size // piece_size)

@@ -176,10 +176,12 @@ def _add_share(commands: Any) -> None:
         commands,
         "share",
         "share.share",
-        "Offer files, print their links, serve them until Ctrl-C.",
-        "Files are read where they lie; the same file gets the same link again.",
+        "Offer files and folders, print their link, serve them until Ctrl-C.",
+        "Files are read where they lie; the same files get the same link again. Several, or a folder, have one link.",
     )
-    one.add_argument("files", nargs="+", metavar="FILE")
+    one.add_argument("files", nargs="+", metavar="PATH")
+    one.add_argument("--each", action="store_true", help="a link for each of them, in place of one for all")
+    one.add_argument("--name", metavar="NAME", help="of the folder that receivers get (the folder's own)")
     one.add_argument("--qr", action="store_true", help="show each link as a QR code, too, for a phone's camera")
     one.add_argument(
         "--code",
@@ -190,7 +192,8 @@ def _add_share(commands: Any) -> None:
     one.add_argument(
         "--group",
         action="store_true",
-        help="let them share circuits, for thousands of files: rendezvous points can tell then that one node has them",
+        help="--each, and they share circuits, for thousands of them: rendezvous points can tell then that one node has"
+        " them",
     )
     _add_site(one)
     _add_tor(one, "serve them", "where links are kept")
@@ -213,6 +216,13 @@ def _add_get(commands: Any) -> None:
     )
     one.add_argument(
         "-o", "--output", metavar="PATH", help="the folder to put the file in (this one), a new file, or - (to a pipe)"
+    )
+    one.add_argument("--list", action="store_true", help="show what is in it, and fetch no more than that takes")
+    one.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        help="of a folder only files and folders like this: 'photos', '*.pdf'; several times for several patterns",
     )
     one.add_argument("--share", action="store_true", help="share it on afterwards, until Ctrl-C")
     one.add_argument(

@@ -1,8 +1,9 @@
 """`convergence get`: fetch what a share link names.
 
 Does: fetch into `downloads/` of the data folder, where an interrupted run's pieces wait for the next run. When all is
-there and verified, move the file under a safe, free name into the folder that was asked for.
-Does not: keep anything of a finished download, except while it goes on sharing the file.
+there and verified, move the file, or put the folder, under a safe, free name into the folder that was asked for.
+Does not: keep anything of a finished download, except while it goes on sharing the file, or of a larger one that was
+interrupted.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -29,14 +32,18 @@ from convergence.events import (
     TransferDone,
     TransferFailed,
     TransferInfo,
+    TransferListed,
     TransferPaused,
     TransferProgress,
     TransferStatus,
     Trouble,
 )
+from convergence.ordb.collection import Collection
+from convergence.ordb.download import Download
 from convergence.transfers import public_id
 from convergence.wire.filename import saved_name
-from convergence.wire.ordb import FileInfo
+from convergence.wire.manifest import Entry
+from convergence.wire.ordb import PIECE_SIZE, FileInfo
 from convergence.wire.sharelink import ShareLink, find_link
 from convergence.wire.wordcode import WordCode, find_code
 from pynode.app import App, Plan
@@ -55,6 +62,7 @@ WAITING = {
     *(TransferWhy.NOBODY, TransferWhy.SENDER_AWAY, TransferWhy.SENDER_BUSY, TransferWhy.IN_QUEUE),
     TransferWhy.NO_POINTS,
 }
+NO_MATCH = "Nothing in it is like the pattern of --only: see what there is with --list."
 AGAIN = "What has arrived is kept: run the same command again to go on."
 
 
@@ -108,7 +116,16 @@ def target_of(output: str | None) -> Target:
     return target
 
 
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a path, or a folder that it is in, is like one of the patterns, whose "*" takes "/" too."""
+    parts = path.split("/")
+    folders = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return any(fnmatchcase(folder, pattern.rstrip("/")) for pattern in patterns for folder in folders)
+
+
 def _target(arguments: argparse.Namespace) -> Target:
+    if arguments.share and (arguments.only or arguments.list):
+        raise CliError("Only the whole can be shared on: leave --share, --only or --list away.", 2)
     target = target_of(arguments.output)
     if target.stream and (arguments.json or arguments.share):
         raise CliError("The file cannot go to standard output with --json or --share: name a file or a folder.", 2)
@@ -169,6 +186,9 @@ class _Download:
         self._id = ""
         self._kept: int | None = None  # bytes that an earlier run left
         self._info: FileInfo | None = None
+        self._chosen: Sequence[int] = ()  # of a collection
+        self._useless = False  # what has arrived
+        self._arrived = 0  # how many of them, in their order, are here
         self._last_byte = time.monotonic()
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._app: App
@@ -180,7 +200,7 @@ class _Download:
             return 130
         self._last_byte = time.monotonic()
         try:
-            self._id = app.call(lambda now: app.node.transfers.get(link.format(), now))
+            self._id = app.call(lambda now: app.node.transfers.get(link.format(), now, self._choose))
         except LocalError as error:
             raise CliError(error_words(error), 2) from None
         watch = asyncio.ensure_future(self._watch())
@@ -188,49 +208,87 @@ class _Download:
             await unless(stop, self._finished)
         finally:
             watch.cancel()
+            if self._useless:
+                await self._forget(app)
         if self._finished.cancelled():
             self._output.say(f"Stopped. {AGAIN}" if self._kept is not None else "Stopped.")
             self._output.record("stopped", fetched=self._fetched)
             return 130
         self._finished.result()
         assert self._info is not None
+        if self._arguments.list:
+            self._list(self._info)
+            if not self._kept:
+                await self._forget(app)
+            return 0
         seconds = time.monotonic() - started
-        text = f"Complete and verified: {size_words(self._info.size)}"
+        text = f"Complete and verified: {size_words(self._size)}"
         if self._fetched:
             text += f", {size_words(self._fetched)} of it fetched in {time_words(seconds)}"
             text += f" ({size_words(self._fetched / max(seconds, 0.001))}/s)"
         if self._target.stream:
-            await self._pour(app, self._info)
+            await self._pour(app)
             self._output.say(f"{text}.")
         else:
             path = await self._save(app, self._info)
             self._output.say(f"{text}.")
-            self._say_name(self._info.name)
+            self._say_names(self._info.name)
             self._output.result(str(path))
-            data = {"path": str(path), "name": self._info.name, "size": self._info.size, "fetched": self._fetched}
+            data = {"path": str(path), "name": self._info.name, "size": self._size, "fetched": self._fetched}
             self._output.record("done", **data, seconds=round(seconds, 3))
         if self._arguments.share:
             await self._share(app, stop)
-        app.call(lambda now: app.node.transfers.forget(self._id, now))
-        await app.storage.remove_external(self._info.root)
+        if not self._download.present.bits & ~self._download.wanted.bits:  # else they are of a larger download
+            await self._forget(app)
         return 0
 
+    async def _forget(self, app: App) -> None:
+        app.call(lambda now: app.node.transfers.forget(self._id, now))
+        if self._info is not None:  # and by the answer, what that deletes has been given to the storage
+            await app.storage.remove_external(self._info.root, link.hash_name)
+
     async def _save(self, app: App, info: FileInfo) -> Path:
-        folder = self._target.folder
+        folder, download = self._target.folder, self._download
+        destination = folder / (self._target.name or saved_name(info.name))
+        assert download.file is not None
         try:
-            return await app.storage.export(info.root, info.size, folder / (self._target.name or saved_name(info.name)))
+            if download.collection is None:
+                return await app.storage.export(download.file, destination)
+            return await app.storage.export_tree(download.file, download.collection, self._chosen, destination)
         except StorageError as error:
-            raise CliError(f"The file is complete but cannot be put into {folder}: {error}. {AGAIN}") from None
+            raise CliError(f"All of it is here but cannot be put into {folder}: {error}. {AGAIN}") from None
 
-    def _say_name(self, name: str) -> None:
-        if not self._target.name and saved_name(name) != name:
-            self._output.say('Characters of its name that could mislead a system or a reader are "_" now.')
+    def _list(self, info: FileInfo) -> None:
+        collection = self._download.collection
+        entries = (Entry(info.name, info.size, info.media_type),) if collection is None else collection.entries
+        for entry in entries:
+            size = "folder" if entry.size is None else size_words(entry.size)
+            self._output.result(f"{size:>12}  {entry.path}")
+            self._output.record("entry", path=entry.path, size=entry.size, type=entry.media_type)
+        files = sum(entry.size is not None for entry in entries)
+        self._output.record("listed", name=info.name, size=info.size, files=files, collection=collection is not None)
 
-    async def _pour(self, app: App, info: FileInfo) -> None:
+    def _choose(self, collection: Collection) -> Sequence[int]:
+        patterns = self._arguments.only
+        numbers = () if self._arguments.list else range(len(collection.entries))
+        self._chosen = [n for n in numbers if not patterns or matches(collection.entries[n].path, patterns)]
+        return self._chosen
+
+    def _say_names(self, name: str) -> None:
+        collection = self._download.collection
+        paths = [] if collection is None else [collection.entries[number].path for number in self._chosen]
+        names = {part for path in paths for part in path.split("/")}
+        if not self._target.name:
+            names.add(name)
+        if any(saved_name(one) != one for one in names):
+            self._output.say('Characters in names that could mislead a system or a reader are "_" now.')
+
+    async def _pour(self, app: App) -> None:
         """To standard output. Raises CliError if it is not read to the end."""
         data = app.plan.data
         assert data is not None
-        path = await app.storage.export(info.root, info.size, data / f"{self._id}.whole")
+        assert self._download.file is not None
+        path = await app.storage.export(self._download.file, data / f"{self._id}.whole")
         try:
             with open(path, "rb") as file:
                 await asyncio.to_thread(shutil.copyfileobj, file, sys.stdout.buffer)
@@ -252,6 +310,18 @@ class _Download:
         await stop.wait()
         for share_id in ids:
             app.call(partial(app.node.transfers.unshare, share_id))
+
+    @property
+    def _download(self) -> Download:
+        return self._app.node.transfers.transfers[self._id].download
+
+    @property
+    def _size(self) -> int:
+        """Of what is fetched."""
+        collection = self._download.collection
+        if collection is None:
+            return 0 if self._info is None else self._info.size
+        return collection.size(self._chosen)
 
     @property
     def _fetched(self) -> int:
@@ -287,14 +357,14 @@ class _Download:
         match event:
             case TransferInfo():
                 self._on_info()
+            case TransferListed():
+                self._on_listed()
             case TransferProgress(_, have, size):
                 self._on_progress(have, size)
             case TransferDone() if not self._finished.done():
                 self._finished.set_result(None)
             case TransferFailed(_, why):
-                transfer = self._app.node.transfers.transfers.get(self._id)
-                again = f" {AGAIN}" if transfer is not None and transfer.download.have_bytes else ""
-                self._fail(words(why) + again)
+                self._on_failed(why)
             case TransferPaused(_, why):
                 self._fail(f"{words(why)} {AGAIN}")
             case TransferStatus(_, _, why):
@@ -317,27 +387,58 @@ class _Download:
             self._output.say(text)
             self._output.record("status", code=why.code, message=text)
 
+    def _on_failed(self, why: Why) -> None:
+        transfer = self._app.node.transfers.transfers.get(self._id)
+        if transfer is None or not transfer.download.have_bytes:
+            self._fail(words(why))
+        elif why.code is TransferWhy.BAD_MANIFEST:  # more will not come of it
+            self._useless = True
+            self._fail(words(why))
+        else:
+            self._fail(f"{words(why)} {AGAIN}")
+
     def _on_info(self) -> None:
-        download = self._app.node.transfers.transfers[self._id].download
+        download = self._download
         assert download.file is not None
         info = self._info = download.file.info
         self._kept = download.have_bytes
-        words = f"{shown(info.name)}: {size_words(info.size)}"
+        words = f"{shown(info.name)}: {'a folder of ' if info.manifest_size else ''}{size_words(info.size)}"
         self._output.say(words + (f", {size_words(self._kept)} of it here already." if self._kept else "."))
-        self._output.record("file", name=info.name, size=info.size, kept=self._kept)
-        if self._most is not None and info.size > self._most:
+        kind = "collection" if info.manifest_size else "file"
+        self._output.record("file", name=info.name, size=info.size, kept=self._kept, kind=kind)
+        if self._most is not None and (info.size > self._most or info.manifest_size):
             self._fail(f"This is not what the link should lead to, which has at most {size_words(self._most)}.")
+        elif info.manifest_size:
+            if self._target.stream and not self._arguments.list:
+                self._fail("This is a folder, which cannot go to standard output: name another one with -o.", 2)
+        elif self._arguments.list:
+            if not self._finished.done():
+                self._finished.set_result(None)
+        elif self._arguments.only and not matches(info.name, self._arguments.only):
+            self._fail(NO_MATCH, 2)
         elif lacking := self._lacking_room(info.size - self._kept, info.size):
             self._fail(lacking)
 
+    def _on_listed(self) -> None:
+        """It is known what is in a collection, and no more than its manifest was fetched."""
+        download = self._download
+        assert download.collection is not None
+        missing = PIECE_SIZE * (download.wanted.bits & ~download.present.bits).bit_count()
+        if self._arguments.only and not self._chosen:
+            self._fail(NO_MATCH, 2)
+        elif lacking := self._lacking_room(missing, self._size):
+            self._fail(lacking)
+
     def _lacking_room(self, missing: int, size: int) -> str:
-        """What to say when the file cannot fit: known before a byte is fetched."""
+        """What to say when the file cannot fit: known before a byte of it is fetched."""
         data = self._app.plan.data
         assert data is not None
         wanted = {data: missing}
         folder = self._target.folder
         if not self._target.stream and data.stat().st_dev != folder.stat().st_dev:
             wanted[folder] = size
+        elif self._download.collection is not None:  # its files are cut out of the pieces, which stay until then
+            wanted[data] += size
         for folder, need in wanted.items():
             free = shutil.disk_usage(folder).free
             if need > free:
@@ -352,7 +453,22 @@ class _Download:
         self._last_byte = time.monotonic()
         self._rate.add(have)
         name = "" if self._info is None else self._info.name
-        last = have == size
-        self._output.progress(
-            bar(name, have, size, self._rate.value), last=last, have=have, size=size, fetched=self._fetched
-        )
+        files: dict[str, int] = {}
+        if self._chosen:
+            self._tell_arrived()
+            name = f"{self._arrived}/{len(self._chosen)} {name}"
+            files = {"files": len(self._chosen), "arrived": self._arrived}
+        line = bar(name, have, size, self._rate.value)
+        self._output.progress(line, last=have == size, have=have, size=size, fetched=self._fetched, **files)
+
+    def _tell_arrived(self) -> None:
+        """They come in their order, but for what other sources are late with."""
+        download = self._download
+        assert download.collection is not None
+        while self._arrived < len(self._chosen):
+            number = self._chosen[self._arrived]
+            if not download.collection.has(number, download.present):
+                return
+            entry = download.collection.entries[number]
+            self._output.record("arrived", path=entry.path, size=entry.size)
+            self._arrived += 1

@@ -138,7 +138,8 @@ async def _by_circuits(
     own = data_folder(arguments, settings(arguments), "mirror")
     own.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=own) as folder:
-        wanted = argparse.Namespace(**{**vars(arguments), "output": folder, "share": False})
+        others = {"output": folder, "share": False, "list": False, "only": None}
+        wanted = argparse.Namespace(**{**vars(arguments), **others})
         if await get.get(wanted, _WithoutPath(output.as_json), stop, MAX_ARCHIVE):
             return None
         [archive] = Path(folder).iterdir()
@@ -162,5 +163,6 @@ async def _share(
         raise CliError(f"{archive} cannot be written: {sentence(error.strerror or str(error))}") from None
     output.say(f"Root hash {manifest.root}: whoever gets the link needs it too, from somebody they trust.")
     output.record("packed", root=manifest.root)
-    shared = argparse.Namespace(**{**vars(arguments), "files": [str(archive)], "group": False, "qr": False})
+    others = {"files": [str(archive)], "each": False, "group": False, "name": None, "qr": False}
+    shared = argparse.Namespace(**{**vars(arguments), **others})
     return await share.share(shared, output, stop)

@@ -1,7 +1,7 @@
-"""`convergence share`: offer files where they lie.
+"""`convergence share`: offer files and folders where they lie, under one link or under one for each.
 
 Does: hash them, print their links as soon as they can be fetched, serve until it is stopped. What belongs to links is
-kept in `shares/` of the data folder, so that the same file gets the same link again; several commands may run at once.
+kept in `shares/` of the data folder, so that the same files get the same link again; several commands may run at once.
 Does not: copy files, or notice that one changes while it is shared (its pieces are then refused).
 """
 
@@ -10,11 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
-import mimetypes
 import os
 import stat
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import starmap
@@ -22,12 +20,10 @@ from pathlib import Path
 
 import segno
 
-from convergence.codes import FileFlaw
-from convergence.errors import LocalError, Problem
+from convergence.errors import LocalError
 from convergence.events import Event, ShareFailed, ShareProgress, ShareStands, TorDirectoryChanged, Trouble
-from convergence.ordb.index import FileBuilder
 from convergence.rdv.service import MAX_GROUPED, MAX_OFFERS
-from convergence.wire.ordb import MAX_SIZE, PIECE_SIZE, FileInfo
+from convergence.wire.ordb import FileInfo
 from convergence.wire.sharelink import ShareLink
 from pynode.app import App, Plan
 from pynode.cli.codes import check_codes, offer_code
@@ -36,38 +32,49 @@ from pynode.cli.output import CliError, Output, Rate, bar, shown, size_words
 from pynode.cli.sites import chosen_site, network_of_files
 from pynode.cli.words import error_words, trouble_words, words
 from pynode.logs import log_event
+from pynode.offer import Offer, collection_offer, file_offer, hash_offer
 from pynode.storage import StorageError
 
-TELL_EVERY = 16 * PIECE_SIZE
 GROUPED = (
     "The files share circuits: rendezvous points can tell that those which they know of are shared by one node. They "
     "learn neither which files these are nor your address."
 )
 
 
-def check_files(names: list[str], group: bool = False) -> list[Path]:
-    """The files, each once. Raises CliError for a path that is no file, and if they are too many."""
-    paths = list(dict.fromkeys(Path(name).absolute() for name in names))
+def check_paths(names: list[str]) -> list[Path]:
+    """The files and folders, each once. Raises CliError for a path that is neither."""
+    paths = list(dict.fromkeys(Path(os.path.abspath(name)) for name in names))
     for path in paths:
         try:
             mode = path.stat().st_mode
         except OSError as error:
             raise CliError(f"{shown(str(path))}: {os.strerror(error.errno or 0)}.", 2) from None
-        if stat.S_ISDIR(mode):
-            raise CliError(f"{shown(str(path))} is a folder: pack it (zip, tar) and share the archive.", 2)
-        if not stat.S_ISREG(mode):
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise CliError(f"{shown(str(path))} is no file that can be read twice: copy it into one.", 2)
+    return paths
+
+
+def parted(paths: list[Path], each: bool, group: bool = False) -> list[list[Path]]:
+    """What each link leads to. Raises CliError if links are too many."""
+    if not (each or group):
+        return [paths]
     most = MAX_GROUPED if group else MAX_OFFERS
     if len(paths) > most:
         more = "" if group else f", or use --group for up to {MAX_GROUPED}"
-        raise CliError(f"{most} files can be shared at a time: pack some of them into an archive{more}.", 2)
-    return paths
+        raise CliError(f"{most} links can be shared at a time: share a folder of them under one link{more}.", 2)
+    return [[path] for path in paths]
+
+
+def _offer(paths: list[Path], name: str) -> Offer:
+    alone = len(paths) == 1 and paths[0].is_file()
+    return file_offer(paths[0]) if alone and not name else collection_offer(paths, name)
 
 
 @dataclass(eq=False)
 class _Shared:
     name: str
     size: int
+    files: int
     link: str
     standing: asyncio.Event = field(default_factory=asyncio.Event)
     sent: int = 0
@@ -78,14 +85,14 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     config = settings(arguments)
     set_up_logs(arguments, config, "share", "error")
     circuits = replace(config.circuits, group=config.circuits.group or arguments.group)
-    paths = check_files(arguments.files, circuits.group)
+    parts = parted(check_paths(arguments.files), arguments.each, circuits.group)
     if arguments.code:
-        check_codes(len(paths))
+        check_codes(len(parts))
     site = chosen_site(arguments.site)
     network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
-    command = _Command(output, site, arguments.qr, arguments.code)
+    command = _Command(output, site, arguments.qr, arguments.name or "", arguments.code)
     stun = stun_servers(arguments, config)
     plan = Plan(network, data_folder(arguments, config, "shares"), stun=stun, circuits=circuits)
     if circuits.group:
@@ -93,36 +100,38 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     app = App(plan, command.event)
     await app.start()
     try:
-        return await command.run(app, paths, stop)
+        return await command.run(app, parts, stop)
     finally:
         await app.stop()
 
 
 class _Command:
-    def __init__(self, output: Output, site: str, qr: bool, code: bool) -> None:
+    def __init__(self, output: Output, site: str, qr: bool, name: str, code: bool) -> None:
         self._output = output
         self._qr = qr
+        self._name = name
         self._code = code
         self._site = site
         self._shared: dict[str, _Shared] = {}
         self._said: Trouble | None = None
         self._adding: asyncio.Future[str] | None = None
 
-    async def run(self, app: App, paths: list[Path], stop: asyncio.Event) -> int:
+    async def run(self, app: App, parts: list[list[Path]], stop: asyncio.Event) -> int:
         failed = 0
-        for path in paths:
+        for paths in parts:
             try:
-                if await unless(stop, self._add(app, path)) is None:
+                if await unless(stop, self._add(app, paths)) is None:
                     return 130
             except CliError as error:
                 failed += 1
-                if failed == len(paths):
+                if failed == len(parts):
                     raise
                 self._output.say(str(error))
-                self._output.record("failed", path=shown(str(path), 4096), message=str(error))
+                self._output.record("failed", path=shown(str(paths[0]), 4096), message=str(error))
         if await unless(stop, self._stand(app)) is None:
             return 130
-        count = "file" if len(self._shared) == 1 else f"{len(self._shared)} files"
+        files = sum(shared.files for shared in self._shared.values())
+        count = "file" if files == 1 else f"{files} files"
         self._output.say(f"Sharing the {count} for as long as this runs. Stop with Ctrl-C.")
         await stop.wait()
         sent = sum(shared.sent for shared in self._shared.values())
@@ -130,43 +139,56 @@ class _Command:
         self._output.record("stopped", sent=sent)
         return 0
 
-    async def _add(self, app: App, path: Path) -> bool:
-        info, leaves = await self._hash(path)
-        adding = self._adding = asyncio.get_running_loop().create_future()
+    async def _add(self, app: App, paths: list[Path]) -> bool:
+        name = shown(paths[0].name)
         try:
-            await app.storage.add_external(info.root, path, info.size)
-            app.call(lambda now: app.node.transfers.share(info, leaves, lambda name, now: adding.set_result(name), now))
+            offer = await asyncio.to_thread(_offer, paths, self._name)
+            info, leaves = await self._hash(offer)
+        except OSError as error:
+            path = shown(os.fsdecode(error.filename or paths[0]), 4096)
+            raise CliError(f"{path} cannot be read: {os.strerror(error.errno or 0)}.") from None
+        except LocalError as error:
+            raise CliError(f"{name} cannot be shared. {error_words(error)}") from None
         except StorageError as error:
-            raise CliError(f"{shown(path.name)} cannot be shared: {error}.") from None
+            raise CliError(f"{name} cannot be shared: {error}.") from None
+        adding = self._adding = asyncio.get_running_loop().create_future()
+        app.call(lambda now: app.node.transfers.share(info, leaves, lambda name, now: adding.set_result(name), now))
         share_id = await adding
+        hash_name = app.node.transfers.shares[share_id].file.hash_name
         link = app.node.transfers.link(share_id, self._site)
-        self._shared[share_id] = _Shared(info.name, info.size, link)
-        if os.fsencode(path.name) != info.name.encode():
-            self._output.say(f"{shown(path.name)} is shared as {shown(info.name)}: its name is no UTF-8.")
+        self._shared[share_id] = _Shared(info.name, info.size, offer.files, link)  # its points may stand any moment
+        try:
+            await app.storage.add_external(info.root, hash_name, offer.segments)
+        except StorageError as error:
+            del self._shared[share_id]
+            raise CliError(f"{name} cannot be shared: {error}.") from None
+        self._tell(offer, name)
         return True
 
-    async def _hash(self, path: Path) -> tuple[FileInfo, bytes]:
+    def _tell(self, offer: Offer, name: str) -> None:
+        if offer.renamed and not offer.manifest_size:
+            self._output.say(f"{name} is shared as {shown(offer.name)}: its name is no UTF-8.")
+        elif offer.renamed:
+            self._output.say(f"Names that are no UTF-8 or have backslashes, which are replaced: {offer.renamed}.")
+        if offer.left_out:
+            self._output.say(f"Left out, for they are links, pipes or the like: {offer.left_out}.")
+
+    async def _hash(self, offer: Offer) -> tuple[FileInfo, bytes]:
         rate = Rate()
         loop = asyncio.get_running_loop()
         cancelled = threading.Event()
-        size = path.stat().st_size
 
         def progress(done: int) -> None:
             rate.add(done)
-            self._output.progress(
-                bar("Reading " + path.name, done, size, rate.value), stage="hash", have=done, size=size
-            )
+            line = bar("Reading " + offer.name, done, offer.size, rate.value)
+            self._output.progress(line, stage="hash", have=done, size=offer.size)
 
         def tell(done: int) -> None:
             if not cancelled.is_set():
                 loop.call_soon_threadsafe(progress, done)
 
         try:
-            return await asyncio.to_thread(hash_file, path, tell, cancelled)
-        except OSError as error:
-            raise CliError(f"{shown(str(path))} cannot be read: {os.strerror(error.errno or 0)}.") from None
-        except LocalError as error:
-            raise CliError(f"{shown(path.name)} cannot be shared. {error_words(error)}") from None
+            return await asyncio.to_thread(hash_offer, offer, tell, cancelled)
         finally:
             cancelled.set()
 
@@ -178,11 +200,13 @@ class _Command:
 
     async def _say_link(self, app: App, share_id: str, shared: _Shared) -> None:
         await shared.standing.wait()
-        self._output.say(f"{shown(shared.name)} ({size_words(shared.size)}) can be fetched with this link:")
+        files = f"{shared.files} files, " if shared.files != 1 else ""
+        self._output.say(f"{shown(shared.name)} ({files}{size_words(shared.size)}) can be fetched with this link:")
         self._output.result(shared.link)
         if self._qr:
             self._output.picture(qr_code(shared.link))
-        self._output.record("shared", id=share_id, name=shared.name, size=shared.size, link=shared.link)
+        data = {"name": shared.name, "size": shared.size, "files": shared.files, "link": shared.link}
+        self._output.record("shared", id=share_id, **data)
         if self._code:
             offer_code(app, self._output, share_id, shared.name, ShareLink.parse(shared.link))
 
@@ -218,28 +242,6 @@ class _Command:
         elif shared.standing.is_set():
             self._output.say(f"{shown(shared.name)} cannot be found at the moment: connecting again.")
         self._output.record("points", id=share_id, standing=points, wanted=wanted)
-
-
-def hash_file(path: Path, tell: Callable[[int], None], cancelled: threading.Event) -> tuple[FileInfo, bytes]:
-    """Read a file once; runs in a thread. `tell` gets the bytes read so far.
-
-    Raises:
-        OSError: it cannot be read.
-        LocalError: it is too large, or `cancelled` was set.
-    """
-    builder = FileBuilder()
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size > MAX_SIZE:
-            raise Problem(FileFlaw.TOO_LARGE, most=MAX_SIZE)
-        while piece := file.read(PIECE_SIZE):
-            builder.add(piece)
-            if builder.size % TELL_EVERY == 0:
-                tell(builder.size)
-            if cancelled.is_set():
-                raise LocalError("it was stopped")
-    # A name that does not decode on this machine gets replacement characters.
-    name = os.fsencode(path.name).decode("utf-8", "replace")
-    return builder.finish(name, mimetypes.guess_type(name)[0] or "")
 
 
 def qr_code(text: str) -> str:

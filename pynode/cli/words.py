@@ -72,6 +72,9 @@ WORDS: dict[Code, str] = {
     UrlFlaw.DOWNGRADE: "The address leads from https to http, where everybody could read it.",
     UrlFlaw.CHARACTERS: "This address has characters that need to be percent-encoded.",
     FileFlaw.TOO_LARGE: "It is too large: a file has at most {most}.",
+    FileFlaw.MANY_ENTRIES: "It holds too many files: {most} can be shared under one link.",
+    FileFlaw.SAME_NAME: "Two of them have the name {name}: rename one, or share the folder that both are in.",
+    FileFlaw.DEEP: "{name} lies too deep: a path has at most {most} parts.",
     FileFlaw.NOT_DESCRIBED: "Its name or size cannot be described.",
     Limit.SHARES: "No more than {most} files can be shared at once.",
     Limit.TRANSFERS: "No more than {most} files can be fetched at once: wait for one to finish.",
@@ -94,6 +97,7 @@ WORDS: dict[Code, str] = {
     TransferWhy.MISLED: "What was found is not what this link is for. Ask the sender for the link again.",
     TransferWhy.NO_POINTS: "No meeting point can be reached. Check your connection.",
     TransferWhy.WAITED_LONG: "The sender did not come back.",
+    TransferWhy.BAD_MANIFEST: "What this link says of its files contradicts itself. Nothing of it was saved.",
     TransferWhy.UNKNOWN_KIND: "This link is for a file that this version cannot fetch.",
     Dropped.OTHER_FILE: "A sender described another file than the link's.",
     Dropped.WRONG_BYTES: "A sender sent wrong bytes.",
@@ -239,7 +243,7 @@ def words(why: Why | Code, trusted: str | None = None) -> str:
         why = Why(why)
     nobody = "nobody whom Mozilla trusts" if trusted is None else f"nobody whom {shown(trusted)} names"
     values: dict[str, object] = {**why.values, "nobody": nobody}
-    if isinstance(most := values.get("most"), int) and isinstance(why.code, FileFlaw):
+    if isinstance(most := values.get("most"), int) and why.code is FileFlaw.TOO_LARGE:
         values["most"] = size_words(most)
     if isinstance(flaw := values.get("flaw"), Code):
         values["flaw"] = WORDS[flaw]

@@ -71,6 +71,9 @@ class FileFlaw(Code):
     """Why a file cannot be shared."""
 
     TOO_LARGE = "file-large"  # most: bytes
+    MANY_ENTRIES = "file-many-entries"  # most
+    SAME_NAME = "file-same-name"  # name: a path
+    DEEP = "file-deep"  # name: a path; most: its parts
     NOT_DESCRIBED = "file-not-described"  # detail: for developers
 
 
@@ -109,6 +112,7 @@ class TransferWhy(Code):
     MISLED = "misled"  # fails, as do those below
     WAITED_LONG = "waited-long"
     UNKNOWN_KIND = "unknown-kind"
+    BAD_MANIFEST = "bad-manifest"
 
 
 class Dropped(Code):

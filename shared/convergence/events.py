@@ -272,6 +272,17 @@ class TransferInfo(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TransferListed(Event):
+    """What is in a collection is known: so many entries, of which so many are fetched, of so many bytes together."""
+
+    kind = "transfer-listed"
+    id: str
+    entries: int
+    chosen: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class TransferProgress(Event):
     kind = "transfer-progress"
     id: str

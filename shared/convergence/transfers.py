@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeAlias
 
 from convergence.codes import Gone, Limit, LinkFlaw, StorageWhy, TransferWhy
 from convergence.crypto.merkle import MerkleTree
@@ -27,6 +27,7 @@ from convergence.events import (
     TransferDone,
     TransferFailed,
     TransferInfo,
+    TransferListed,
     TransferPaused,
     TransferProgress,
     TransferStatus,
@@ -34,8 +35,10 @@ from convergence.events import (
     as_json,
 )
 from convergence.netdir.view import Class, Known, View
-from convergence.ordb.download import Download, Phase
+from convergence.ordb.collection import Collection
+from convergence.ordb.download import Download
 from convergence.ordb.index import SharedFile, file_key, piece_key
+from convergence.ordb.phases import Phase
 from convergence.ordb.upload import Upload
 from convergence.outbox import Outbox
 from convergence.pipes.duplex import Duplex
@@ -52,6 +55,8 @@ from convergence.wire.sharelink import ShareLink
 
 MAX_TRANSFERS = 64  # under way at once
 SECRET_LEN = 32
+Choose: TypeAlias = Callable[[Collection], Sequence[int]]
+"""Says which entries of a collection are wanted."""
 
 
 def public_id(hash_name: bytes) -> str:
@@ -95,6 +100,7 @@ class Transfer:
 
     link: ShareLink
     download: Download
+    choose: Choose | None = None
     client: RdvClient | None = None
     status: TransferWhy = TransferWhy.LOOKING  # what finding sources says
     ended: TransferWhy | None = None  # why it paused, failed or was stopped
@@ -234,10 +240,10 @@ class Transfers:
         self._outbox.scan("file", info.root, known)
 
     def share_received(self, transfer_id: str, on_shared: Callable[[str, float], None], now: float) -> None:
-        """Serve a finished transfer on, under the same link. Raises Problem while it is not finished."""
+        """Serve a finished transfer on, under the same link. Raises Problem while a part of it is missing."""
         transfer = self._get(transfer_id)
         file = transfer.download.file
-        if transfer.state is not State.DONE or file is None:
+        if transfer.state is not State.DONE or file is None or not file.complete:
             raise Problem(Gone.FILE)
         share_id = public_id(file.hash_name)
         if share_id in self.shares:  # our own, perhaps: the record of its owner stays
@@ -273,12 +279,15 @@ class Transfers:
 
     # -- fetching
 
-    def get(self, text: str, now: float) -> str:
-        """Fetch what a link names; returns its id. Raises Problem, which says what is wrong with the link."""
+    def get(self, text: str, now: float, choose: Choose | None = None) -> str:
+        """Fetch what a link names, of a collection what `choose` says; returns its id.
+
+        Raises Problem, which says what is wrong with the link.
+        """
         link = ShareLink.parse(text)
         if PrivateAddress(link.key).hash_name == link.hash_name:
             raise Problem(LinkFlaw.SERVICE)
-        return self._begin(link, now)
+        return self._begin(link, now, choose)
 
     def cancel(self, transfer_id: str, now: float) -> None:
         """Stop fetching; what has arrived stays and `get` goes on from it."""
@@ -298,7 +307,7 @@ class Transfers:
                 transfer.client.wake(now)
         elif transfer.state in (State.FAILED, State.STOPPED):
             del self.transfers[transfer_id]
-            self._begin(transfer.link, now)
+            self._begin(transfer.link, now, transfer.choose)
 
     def forget(self, transfer_id: str, now: float) -> None:
         """Stop, and delete what has arrived, unless a share or another transfer has the same content."""
@@ -372,7 +381,7 @@ class Transfers:
 
     # -- inside: fetching
 
-    def _begin(self, link: ShareLink, now: float) -> str:
+    def _begin(self, link: ShareLink, now: float, choose: Choose | None = None) -> str:
         transfer_id = public_id(link.hash_name)
         existing = self.transfers.get(transfer_id)
         if existing is not None:
@@ -381,12 +390,14 @@ class Transfers:
             return transfer_id
         if sum(transfer.download.active for transfer in self.transfers.values()) >= MAX_TRANSFERS:
             raise Problem(Limit.TRANSFERS, most=MAX_TRANSFERS)
-        transfer = self.transfers[transfer_id] = Transfer(link, self._download(link, transfer_id, now))
+        download = self._download(link, transfer_id, choose, now)
+        transfer = self.transfers[transfer_id] = Transfer(link, download, choose)
         transfer.download.start(now)
         return transfer_id
 
-    def _download(self, link: ShareLink, transfer_id: str, now: float) -> Download:
+    def _download(self, link: ShareLink, transfer_id: str, choose: Choose | None, now: float) -> Download:
         told = False
+        chosen: Sequence[int] = ()
 
         def progress(have: int, size: int, now: float) -> None:
             nonlocal told
@@ -395,8 +406,17 @@ class Transfers:
             if not told and file is not None:
                 told = True
                 info = file.info
-                self._outbox.emit(TransferInfo(transfer_id, info.name, info.media_type, size))
+                self._outbox.emit(TransferInfo(transfer_id, info.name, info.media_type, info.size))
             self._outbox.emit(TransferProgress(transfer_id, have, size))
+
+        def chooses(collection: Collection) -> Sequence[int]:
+            nonlocal chosen
+            chosen = range(len(collection.entries)) if choose is None else choose(collection)
+            return chosen
+
+        def listed(collection: Collection, now: float) -> None:
+            entries = len(collection.entries)
+            self._outbox.emit(TransferListed(transfer_id, entries, len(chosen), collection.size(chosen)))
 
         def done(file: SharedFile, now: float) -> None:
             transfer = self.transfers[transfer_id]
@@ -413,7 +433,9 @@ class Transfers:
             self._outbox,
             now,
             wanted_sources=self._sources,
+            choose=chooses,
             on_progress=progress,
+            on_listed=listed,
             on_need_source=lambda now: self._need_source(transfer_id, now),
             on_done=done,
             on_paused=paused,
@@ -520,12 +542,13 @@ def _parse(result: Any) -> SharedFile | None:
 
 def _describe(transfer_id: str, transfer: Transfer) -> dict[str, Any]:
     download = transfer.download
-    info = None if download.file is None else download.file.info
+    info, collection = None if download.file is None else download.file.info, download.collection
     return {
         "id": transfer_id,
         "name": "" if info is None else info.name,
         "type": "" if info is None else info.media_type,
         "size": None if info is None else info.size,
+        "files": None if collection is None else sum(entry.size is not None for entry in collection.entries),
         "have": download.have_bytes,
         "pieces": 0 if info is None else info.pieces,
         "fetched": download.pieces_fetched,  # verified ones, in this run

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
+from zipfile import ZipFile
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -210,6 +211,26 @@ def test_a_file_goes_from_command_to_browser(
         getter.done(link)
         assert sha256(getter.save(link)) == sha256(file)
     check_recordings(recordings, network, link, file.name)
+
+
+def test_a_folder_goes_from_command_to_browser(network: Network, browser: Peer, tmp_path: Path) -> None:
+    folder = tmp_path / "holiday"
+    (folder / "2024" / "empty").mkdir(parents=True)
+    (folder / "2024" / "a<b>.txt").write_bytes(b"hostile")
+    (folder / "large.bin").write_bytes(os.urandom(MIB))
+    (folder / "none").write_bytes(b"")
+    getter = browser.ready()
+    with running("share", folder, "--site", network.site, "--data", tmp_path / "data") as sender:
+        link = sender.until("shared")["link"]
+        getter.get(link)
+        assert getter.done(link)["files"] == 3
+        with ZipFile(getter.save(link)) as archive:
+            assert archive.namelist() == ["2024/a_b_.txt", "2024/empty/", "large.bin", "none"]
+            assert archive.testzip() is None
+            assert archive.read("large.bin") == (folder / "large.bin").read_bytes()
+    note = getter.page.locator(f"[data-id='{getter.transfer(link)['id']}']")
+    expect(note).to_contain_text("3 files")
+    expect(note).to_contain_text("saved as a ZIP archive")
 
 
 def test_a_file_goes_by_a_code_that_is_read_out(

@@ -25,7 +25,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from convergence.wire.ordb import MAX_SIZE, fit_name
+from convergence.wire.ordb import MAX_SIZE, PIECE_SIZE, fit_name
 from tests.e2e.processes import ENVIRONMENT, MIB, PATIENCE, Command, running, sha256, write_file
 
 PAGE = b"<title>a page</title>" + b"x" * 100_000
@@ -104,7 +104,7 @@ def alive(pid: int) -> bool:
 @contextlib.contextmanager
 def shared(network: dict[str, Any], data: Path, *files: Path) -> Iterator[list[str]]:
     """The links of files that are being shared, in the order of `files`."""
-    with running("share", *files, "--site", network["site"], "--data", data) as command:
+    with running("share", "--each", *files, "--site", network["site"], "--data", data) as command:
         told = [command.until("shared") for _ in files]
         order = {fit_name(file.name): place for place, file in enumerate(files)}
         yield [record["link"] for record in sorted(told, key=lambda record: order[record["name"]])]
@@ -271,12 +271,142 @@ def test_one_file_that_cannot_be_shared_does_not_end_the_others(network: dict[st
     strange.write_bytes(b"strange")
     with open(large, "wb") as file:
         file.truncate(MAX_SIZE + 1)  # without a byte on the disk
-    with running("share", large, strange, "--site", network["site"], "--data", tmp_path / "sender") as command:
+    with running(
+        "share", "--each", large, strange, "--site", network["site"], "--data", tmp_path / "sender"
+    ) as command:
         assert "large" in command.until("failed")["message"]
         shared = command.until("shared")
         assert shared["name"] == "caf\ufffd.txt"
         code, done = get(shared["link"], tmp_path).end()
     assert code == 0 and Path(done["path"]).read_bytes() == b"strange"
+
+
+def test_a_folder_arrives_as_it_is(network: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    digests = {}
+    for path, size in {"2024/a.jpg": MIB, "2024/may/b.jpg": 3 * MIB + 1, "2024/none": 0, "c:d.txt": 5}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        digests[path] = write_file(folder / path, size, seed=len(digests))
+    (folder / "empty" / "inner").mkdir(parents=True)
+    for number in range(500):
+        (folder / "small").mkdir(exist_ok=True)
+        (folder / "small" / str(number)).write_bytes(b"%d" % number)
+    out = tmp_path / "out"
+    out.mkdir()
+    options = ("--site", network["site"], "--data", tmp_path / "sender")
+    with running("share", folder, *options) as sender:
+        shared = sender.until("shared")
+        assert (shared["name"], shared["files"]) == ("photos", 504)
+        code, listed = get(shared["link"], out, "--list").end()
+        assert (code, listed["event"], listed["files"]) == (0, "listed", 504)
+        assert list((out / "data" / "downloads" / "pieces").iterdir()) == []
+
+        code, done = get(shared["link"], out, "--only", "2024/may", "--only", "*.txt").end()
+        assert code == 0 and Path(done["path"]) == out / "photos"
+        assert done["size"] == 3 * MIB + 6 and done["fetched"] < 5 * MIB
+        assert sha256(out / "photos/2024/may/b.jpg") == digests["2024/may/b.jpg"]
+        assert sorted(path.name for path in (out / "photos").iterdir()) == ["2024", "c_d.txt"]
+        code, failed = get(shared["link"], out, "--only", "nothing").end()
+        assert code == 2 and "--list" in failed["message"]
+
+        with running("get", shared["link"], "-o", out, "--data", out / "data", "--share") as middle:
+            done = middle.until("done")
+            middle.until("points", lambda record: record["standing"] > 0)
+            saved = out / "photos (1)"
+            assert Path(done["path"]) == saved and list((out / "data" / "downloads" / "pieces").iterdir()) == []
+            assert sha256(saved / "2024/a.jpg") == digests["2024/a.jpg"]
+            assert (saved / "2024/none").read_bytes() == b"" and (saved / "empty/inner").is_dir()
+            assert len(list((saved / "small").iterdir())) == 500
+            assert sender.stop() == 0
+            code, done = get(shared["link"], tmp_path).end()  # from the second holder
+            assert code == 0 and Path(done["path"]) == tmp_path / "photos (1)"
+            assert sha256(tmp_path / "photos (1)/c_d.txt") == digests["c:d.txt"]
+            assert middle.stop() == 0
+    with running("share", folder, *options) as sender:
+        assert sender.until("shared")["link"] == shared["link"]
+
+
+def test_ten_thousand_files_are_listed_and_one_is_taken(network: dict[str, Any], tmp_path: Path) -> None:
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    for number in range(10_000):
+        (folder / f"{number:04}").write_bytes(b"%04d" % number * 250)
+    with running("share", folder, "--site", network["site"], "--data", tmp_path / "sender") as sender:
+        link = sender.until("shared")["link"]  # its points stand before the storage has noted all files
+        code, done = get(link, out, "--only", "8765").end()
+    assert code == 0 and done["fetched"] <= 3 * PIECE_SIZE
+    assert [path.read_bytes() for path in Path(done["path"]).iterdir()] == [b"8765" * 250]
+
+
+def test_several_files_have_one_link(network: dict[str, Any], tmp_path: Path) -> None:
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    digests = [write_file(one, 1000), write_file(two, MIB)]
+    out = tmp_path / "out"
+    out.mkdir()
+    options = ("--site", network["site"], "--data", tmp_path / "sender")
+    with running("share", one, two, "--name", "both", *options) as sender:
+        code, done = get(sender.until("shared")["link"], out).end()
+    assert code == 0 and Path(done["path"]) == out / "both"
+    assert [sha256(out / "both" / name) for name in ("one.txt", "two.txt")] == digests
+
+
+def test_the_link_of_a_file_outlives_a_copy_of_it(network: dict[str, Any], tmp_path: Path) -> None:
+    one, copy = tmp_path / "one.txt", tmp_path / "copy.txt"
+    digest = write_file(one, 1000)
+    write_file(copy, 1000)
+    with shared(network, tmp_path / "sender", one, copy) as links:
+        copy.unlink()
+        for link, name in zip(links, ("one", "copy"), strict=True):
+            code, done = get(link, tmp_path, "-o", str(tmp_path / name)).end()
+            assert code == 0 and sha256(done["path"]) == digest
+
+
+def test_a_part_of_a_folder_leaves_what_an_interrupted_run_has(network: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    digest = write_file(folder / "large", 64 * MIB)
+    write_file(folder / "small", 10, seed=2)
+    options = ("--site", network["site"], "--data", tmp_path / "sender")
+    out = tmp_path / "out"
+    out.mkdir()
+    with running("share", folder, *options) as sender:
+        link = sender.until("shared")["link"]
+        interrupted = get(link, out)
+        interrupted.until("progress", lambda record: record["have"] > 4 * MIB)
+        assert interrupted.stop() == 130
+        code, done = get(link, out, "--only", "small").end()
+        assert code == 0 and [path.name for path in Path(done["path"]).iterdir()] == ["small"]
+        again = get(link, out)
+        assert again.until("file")["kept"] > 4 * MIB
+        code, done = again.end()
+        assert code == 0 and sha256(Path(done["path"]) / "large") == digest
+    assert list((out / "data" / "downloads" / "pieces").iterdir()) == []
+
+
+LIE = """
+import pynode.offer as offer
+from convergence.wire import manifest
+entries = [manifest.Entry("../../evil", 1000)]
+offer.encode_manifest = lambda _: b"\\0\\0\\0\\1" + manifest._encode_entry(entries[0])
+from pynode.cli import main
+main()
+"""
+
+
+def test_of_a_folder_that_lies_nothing_is_written(network: dict[str, Any], tmp_path: Path) -> None:
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    write_file(folder / "file", 1000)
+    options = ("--site", network["site"], "--data", tmp_path / "sender")
+    with running("share", folder, *options, program=("-c", LIE)) as sender:
+        link = sender.until("shared")["link"]
+        for more in ((), ("--list",), ("--only", "*")):
+            code, failed = get(link, out, *more).end()
+            assert code == 1 and "contradicts itself" in failed["message"]
+    assert [path.name for path in out.iterdir()] == ["data"]
+    assert list((out / "data" / "downloads" / "pieces").iterdir()) == []
 
 
 def test_where_a_file_goes(network: dict[str, Any], tmp_path: Path) -> None:

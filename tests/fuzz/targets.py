@@ -43,6 +43,7 @@ from convergence.wire import (
     facilitator,
     handshake,
     linkspec,
+    manifest,
     microdescriptor,
     netdoc,
     ordb,
@@ -122,6 +123,15 @@ def _handshake(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             raise ParseError(str(error)) from None
 
     return checked
+
+
+def _listed(data: bytes) -> None:
+    """What is in a collection, and where it is saved: below one folder, each apart."""
+    paths = [entry.path for entry in manifest.parse_manifest(data)]
+    for fold in (False, True):
+        saved = manifest.saved_paths(paths, fold=fold)
+        assert len(set(saved)) == len(paths)
+        assert not any(part in ("", ".", "..") for path in saved for part in path.split("/"))
 
 
 class _Greedy:
@@ -327,6 +337,12 @@ _GREETINGS = (
     b"CONNECT [::1]:80 HTTP/1.0\r\nContent-Length: 0\r\nTor-Stream-Isolation: 7\r\n\r\n",
 )
 _INFO = ordb.FileInfo(KEY, 300_000, "h\u00f6liday.jpg", "image/jpeg")
+_COLLECTION = replace(_INFO, manifest_size=1000)
+_TREE = (
+    manifest.Entry("a/b.txt", 5, "text/plain"),
+    manifest.Entry("a/empty", None),
+    manifest.Entry("con", 1 << 33),
+)
 _SPECIFIERS = (linkspec.LinkSpecifier(0, b"addr:p"), linkspec.ed25519_specifier(KEY))
 _CERT = certs.Ed25519Cert.issue(certs.CertType.IDENTITY_SIGNING, KEY, 9e8, KEY, lambda message: SIGNATURE)
 _AUTHENTICATE = handshake.Authenticate(*(KEY,) * 8, rand=bytes(24), extra=b"extra", signature=SIGNATURE)
@@ -462,11 +478,12 @@ TARGETS: dict[str, Target] = {
         lambda data: linkspec.ed25519_identity(linkspec.read_specifiers(Reader(data, "specifiers"))),
         (linkspec.encode_specifiers(_SPECIFIERS),),
     ),
+    "manifest.parse_manifest": Target(_listed, (manifest.encode_manifest(_TREE), bytes(4))),
     "ntor_v3.client_finish": Target(
         _handshake(lambda data: ntor_v3.client_finish(_CRYPTO, _NTOR_STATE, data, 72)), (_ntor_reply(_ONIONSKIN),)
     ),
     "ntor_v3.server_reply": Target(_handshake(_ntor_reply), (_ONIONSKIN,)),
-    "ordb.FileInfo": Target(ordb.FileInfo.parse, (_INFO.encode(),)),
+    "ordb.FileInfo": Target(ordb.FileInfo.parse, (_INFO.encode(), _COLLECTION.encode())),
     "ordb.MessageCutter": Target(
         _cutter(ordb.MessageCutter), tuple(ordb.encode_message(message) for message in _MESSAGES)
     ),

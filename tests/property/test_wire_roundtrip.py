@@ -19,6 +19,7 @@ from convergence.wire import (
     facilitator,
     handshake,
     linkspec,
+    manifest,
     ordb,
     padding,
     rdv,
@@ -67,6 +68,11 @@ file_info = st.builds(
     text,
     st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=127),
     st.sampled_from([2**bits for bits in range(10, 19)]),
+)
+file_info = st.builds(
+    lambda info, size: replace(info, manifest_size=size if 4 <= size <= info.size else 0),
+    file_info,
+    st.integers(0, ordb.MAX_MANIFEST),
 )
 index = st.integers(0, ordb.MAX_PIECES - 1)
 
@@ -336,6 +342,28 @@ def test_candidates_come_back_from_lines(item):
 @given(st.text(max_size=1200))
 def test_any_name_fits_once_it_is_cut(name):
     ordb.FileInfo(bytes(32), 0, ordb.fit_name(name)).encode()
+
+
+part = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\\\0"), min_size=1, max_size=20)
+tree = st.recursive(
+    st.none() | st.tuples(st.integers(0, ordb.MAX_SIZE), st.sampled_from(["", "text/plain"])),
+    lambda below: st.dictionaries(part.filter(lambda name: name not in (".", "..")), below, min_size=1, max_size=5),
+    max_leaves=20,
+).filter(lambda root: isinstance(root, dict))
+
+
+def entries_of(folder, at=""):
+    for name, what in folder.items():
+        if isinstance(what, dict):
+            yield from entries_of(what, f"{at}{name}/")
+        else:
+            yield manifest.Entry(at + name, *(what or (None,)))
+
+
+@given(tree)
+def test_any_tree_comes_back_from_its_manifest(root):
+    entries = sorted(entries_of(root), key=lambda entry: entry.path)
+    assert list(manifest.parse_manifest(memoryview(manifest.encode_manifest(entries)))) == entries
 
 
 # Cut anywhere

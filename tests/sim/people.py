@@ -41,14 +41,19 @@ def content(seed: int | str, size: int) -> bytes:
 
 
 def share(
-    host: Host, data: bytes, on_link: Callable[[str], None] = lambda link: None, *, name: str = "file.bin"
+    host: Host,
+    data: bytes,
+    on_link: Callable[[str], None] = lambda link: None,
+    *,
+    name: str = "file.bin",
+    manifest_size: int = 0,
 ) -> None:
     """Offer `data`; on_link(link) follows."""
     builder = FileBuilder()
     pieces = [data[at : at + PIECE_SIZE] for at in range(0, len(data), PIECE_SIZE)]
     for piece in pieces:
         builder.add(piece)
-    info, leaves = builder.finish(name, "application/octet-stream")
+    info, leaves = builder.finish(name, "application/octet-stream", manifest_size)
     for index, piece in enumerate(pieces):
         host.storage.items["piece", piece_key(info.root, index)] = piece
     transfers = host.node.transfers

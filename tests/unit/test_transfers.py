@@ -11,6 +11,7 @@ from convergence.errors import LocalError
 from convergence.events import as_json
 from convergence.ordb.index import file_key
 from convergence.transfers import MAX_TRANSFERS, public_id
+from convergence.wire.manifest import Entry, encode_manifest
 from convergence.wire.sharelink import ShareLink
 from tests.sim.people import (
     arrived,
@@ -214,6 +215,26 @@ def test_forget_while_it_runs_leaves_nothing_behind(world, giver, taker):
     do(taker, taker.node.transfers.forget, transfer_id)
     world.run(30)
     assert not of_files(taker) and not taker.node.transfers.transfers
+
+
+def test_a_folder_is_listed_and_a_part_of_it_chosen(world, giver, taker):
+    entries = [Entry("a", SIZE), Entry("b", None), Entry("c", 1_000_000)]
+    manifest = encode_manifest(entries)
+    data = manifest + content(1, SIZE + 1_000_000)
+    link = share_and_stand(world, giver, data, name="folder", manifest_size=len(manifest))
+    taker.driver.run(lambda now: taker.node.transfers.get(link, now, lambda collection: [1, 2]))
+    [item] = taker.node.transfers.snapshot()["transfers"]
+    assert settle(world, taker, item["id"]) == "done"
+    assert events(taker, "transfer-listed") == [{"id": item["id"], "entries": 3, "chosen": 2, "size": 1_000_000}]
+    [item] = taker.node.transfers.snapshot()["transfers"]
+    assert item["files"] == 2 and item["have"] < len(data)
+    with pytest.raises(LocalError):  # a part cannot be served on
+        do(taker, taker.node.transfers.share_received, item["id"], print)
+    do(taker, taker.node.transfers.forget, item["id"])
+    world.run(1)
+    assert of_files(taker) == set()
+    assert settle(world, taker, get(taker, link)) == "done"  # the whole
+    assert arrived(taker, item["id"]) == data
 
 
 def test_what_arrived_can_be_served_on(world, giver, taker):

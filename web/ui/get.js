@@ -3,9 +3,9 @@
  * complete.
  * Does not: speak the protocol, render what arrives, or trust a received name.
  *
- * A transfer: `{id, name, size, have, pieces, sources, why,
+ * A transfer: `{id, name, size, files, have, pieces, sources, why,
  * state: "looking"|"waiting"|"running"|"paused"|"done"|"failed"|"stopped"}`, sizes in bytes; `size` is null until a
- * provider has proved what the file is.
+ * provider has proved what the file is. `files` is null, but for a folder: how many are in it.
  *
  * The link stays in the address bar until its file is complete or given up: reloading, the first thing people try when
  * something seems stuck, then goes on with the same file even if the browser's storage was refused. After that it is
@@ -163,7 +163,8 @@ function transferView(first, command) {
       const known = item.size !== null;
       root.dataset.state = item.state;
       setText(name, known ? shownName(item.name) : "File");
-      setText(size, known ? bytes(item.size) : "");
+      const files = item.files == null ? "" : `${count(item.files, "file")} · `;
+      setText(size, known ? files + bytes(item.size) : "");
       if (item.size) bar.value = item.have / item.size;
       bar.hidden = item.state === "done" || !(item.have || active);
       save.hidden = item.state !== "done";
@@ -182,11 +183,7 @@ function transferNote(item, rate, savedAs) {
   const part = item.size ? `${bytes(item.have)} of ${bytes(item.size)}` : "";
   if (item.state === "done") {
     const checked = item.pieces === 1 ? "Its one piece was" : `All ${count(item.pieces, "piece")} were`;
-    const other =
-      savedAs && savedAs !== item.name.replace(/^\.+/, "")
-        ? ` Saved as \u2068${savedAs}\u2069: its own name could mislead.`
-        : "";
-    return `Complete. ${checked} checked against the link.${other}`;
+    return `Complete. ${checked} checked against the link.${savedNote(item, savedAs)}`;
   }
   if (item.state !== "running") {
     return [words(item.why), item.have ? `${part} is here already.` : ""].join(" ").trim();
@@ -200,6 +197,13 @@ function transferNote(item, rate, savedAs) {
     rate > 0 ? `about ${span((item.size - item.have) / rate)} left` : "",
   ];
   return parts.filter(Boolean).join(" · ") || "Connected; asking what the file is.";
+}
+
+function savedNote(item, savedAs) {
+  if (item.files != null) return " It is a folder, and saved as a ZIP archive: unpack that to see its files.";
+  return savedAs && savedAs !== item.name.replace(/^\.+/, "")
+    ? ` Saved as \u2068${savedAs}\u2069: its own name could mislead.`
+    : "";
 }
 
 function stageWords(item) {

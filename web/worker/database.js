@@ -154,5 +154,15 @@ export async function openDatabase(answer) {
         );
       return blob;
     },
+
+    /**
+     * @param {Blob} whole @param {(Uint8Array | [number, number])[]} parts Bytes, or where in the whole they begin and end.
+     * @returns {Blob} The parts, joined; those of the whole are not read.
+     */
+    join: (whole, parts) =>
+      new Blob(
+        parts.map((part) => (Array.isArray(part) ? whole.slice(...part) : part)),
+        { type: "application/octet-stream" },
+      ),
   };
 }

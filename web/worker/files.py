@@ -1,7 +1,7 @@
 """Files between the browser and the node's store.
 
 Does: read a picked File into pieces (once to learn its root, once more to store them under it), put a received file
-together.
+together, and a received folder into an archive.
 Does not: hold more than a few pieces in memory, or speak to the network.
 """
 
@@ -11,7 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any
+from zlib import crc32
 
+from archive import Archive
 from pyodide.ffi import JsException, to_js
 from reasons import FileWhy
 from storage import IndexedDbStorage
@@ -20,7 +22,9 @@ from convergence.crypto.merkle import leaf_hash
 from convergence.effects import Failure
 from convergence.errors import Problem, Why
 from convergence.events import as_json
+from convergence.ordb.collection import Collection
 from convergence.ordb.index import PIECE_SIZE, FileBuilder, piece_key
+from convergence.wire.manifest import saved_paths
 from convergence.wire.ordb import MAX_TYPE, FileInfo, fit_name
 
 STORED_TOGETHER = 4  # pieces in one transaction
@@ -82,6 +86,19 @@ class FileStore:
         except JsException as error:
             raise Problem(FileWhy.INCOMPLETE, detail=error.message) from None
 
+    async def archive(self, info: FileInfo, collection: Collection) -> Any:
+        """A whole collection as a Blob, a ZIP archive. Raises Problem when pieces are missing."""
+        whole = await self.assemble(info.root, info.size)
+        made, parts, read = Archive(), [], _Reader(self._storage, info)
+        paths = saved_paths([entry.path for entry in collection.entries], fold=True)
+        for entry, start, path in zip(collection.entries, collection.starts, paths, strict=True):
+            if entry.size is None:
+                parts.append(made.folder(path))
+            else:
+                end = start + entry.size
+                parts += [made.file(path, entry.size, await read.crc(start, end)), [start, end]]
+        return self._database.join(whole, to_js([*parts, made.end()]))
+
     async def _read(self, file: Any, view: dict[str, Any]) -> tuple[FileInfo, bytes] | None:
         await self._check_room(file.size)
         builder = FileBuilder()
@@ -138,6 +155,36 @@ class FileStore:
         free = estimate.quota - estimate.usage
         if size + ROOM_LEFT > free:
             raise Problem(FileWhy.NO_ROOM, size=size, left=max(0, free - ROOM_LEFT))
+
+
+class _Reader:
+    """Reads a stored file from its beginning; the last piece is at hand, for small files lie in one."""
+
+    def __init__(self, storage: IndexedDbStorage, info: FileInfo) -> None:
+        self._storage = storage
+        self._info = info
+        self._index = -1
+        self._piece = b""
+
+    async def crc(self, start: int, end: int) -> int:
+        """The CRC-32 of a part."""
+        crc = 0
+        while start < end:
+            index, skip = divmod(start, self._info.piece_size)
+            if index != self._index:
+                self._index, self._piece = index, await self._load(index)
+            part = memoryview(self._piece)[skip : skip + end - start]
+            crc = crc32(part, crc)
+            start += len(part)
+        return crc
+
+    async def _load(self, index: int) -> bytes:
+        loaded: asyncio.Future[bytes | None | Failure] = asyncio.get_running_loop().create_future()
+        self._storage.load("piece", piece_key(self._info.root, index), loaded.set_result)
+        piece = await loaded
+        if not isinstance(piece, bytes) or not piece:
+            raise Problem(FileWhy.INCOMPLETE, detail="")
+        return piece
 
 
 def _ignore(result: None | Failure) -> None:

@@ -200,7 +200,10 @@ class NodeHost:
         file = None if transfer is None else transfer.download.file
         if file is None:
             raise Problem(FileWhy.NOT_HERE)
-        return {"blob": await self._files.assemble(file.info.root, file.info.size), "name": saved_name(file.info.name)}
+        info, collection = file.info, transfer.download.collection
+        if collection is None:
+            return {"blob": await self._files.assemble(info.root, info.size), "name": saved_name(info.name)}
+        return {"blob": await self._files.archive(info, collection), "name": f"{saved_name(info.name)}.zip"}
 
     async def _fetch(self, args: Any) -> dict[str, Any]:
         self._tor.check()

@@ -251,7 +251,7 @@ class Publisher:
 
     def _came_earlier(self, identity: bytes, since: int, now: float) -> None:
         before = self._ages.remember(identity, since, now)
-        if before is None and identity in self._epochs.nodes:  # it came back before this was known, and did not count
+        if before is None and self._epochs.nodes.get(identity):  # it came back before this was known, and did not count
             self._epochs.older(identity, self._ages.came(identity, UNKNOWN, now))
         elif before is not None and since < before:
             self._forgotten(identity, before)

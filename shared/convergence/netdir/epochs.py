@@ -109,9 +109,6 @@ class Listing:
         for identity in self._facts:
             yield self[identity]
 
-    def __contains__(self, identity: bytes) -> bool:
-        return identity in self._facts
-
     def __getitem__(self, identity: bytes) -> Listed:
         facts = self._facts[identity]
         return Listed(identity, self._descriptors[identity], facts >> 64, facts >> 32 & _U32, facts & _U32)

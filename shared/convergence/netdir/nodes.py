@@ -44,7 +44,9 @@ LIST_SKEW = 60
 """Seconds that a list may be older than the one in use without being a fault: another facilitator of the same identity
 signed it, by its own clock. It is not taken over."""
 MAX_LEARNT = 4096
-"""Nodes that are known of a network without a list; beyond, those that were learnt first are forgotten."""
+"""Nodes that are known of a network without a list; beyond, the fourth that was learnt first is forgotten."""
+FEW_LEARNT = 64
+"""So many are kept without a look at who will not come back."""
 LIST_DELAY = 30
 """Seconds that a descriptor may be older than a list that lacks it: it may have been on its way to the facilitator."""
 
@@ -79,6 +81,7 @@ class NodeDirectory:
         self._listed: dict[bytes, Descriptor] = {}
         self._recalled: dict[bytes, Descriptor] = {}  # of an earlier run, until there is a list
         self._reached: dict[bytes, int] = {}
+        self._crowded = FEW_LEARNT  # nodes learnt, at which those that will not come back are taken out
         self._heard: dict[bytes, Descriptor] = {}  # only those that count; newer than the listed ones of the same nodes
         self._nodes: dict[bytes, Descriptor] | None = {}  # all, in order of identity; None: to be made again
         self.version = 0  # grows whenever other nodes may be usable than before, but for the time that passes
@@ -175,10 +178,11 @@ class NodeDirectory:
         known = self._all().get(node.identity)
         if known is not None and known.published > node.published and (not known.roles or known.expires > now):
             return
-        if len(self._listed) >= MAX_LEARNT:
-            self._listed = {key: other for key, other in self._listed.items() if other.expires > now}
-            for identity in list(self._listed)[: max(0, len(self._listed) - MAX_LEARNT + 1)]:
-                del self._listed[identity]
+        if len(self._listed) >= self._crowded:
+            there = [(key, other) for key, other in self._listed.items() if _may_come_back(other, now)]
+            self._listed = dict(there[-MAX_LEARNT * 3 // 4 :])
+            self._crowded = min(max(2 * len(self._listed), FEW_LEARNT), MAX_LEARNT)
+            self._forget()
         self._listed.pop(node.identity, None)
         self._listed[node.identity] = node
         self._recalled.pop(node.identity, None)

@@ -4,8 +4,12 @@ Does: hold each source to the link, request missing pieces, verify and store eac
 the download ask for more: the speed of the disk throttles the senders.
 Does not: find sources (rdv/client.py does; `on_need_source` asks for them), or read the clock.
 
-`TABLE` has the phases. A phase that waits for storage pauses when storage fails or does not answer. `retry` repeats the
-step that failed and fetches nothing again.
+Of a collection the manifest comes first and alone: one that lies ends the download before anything else is asked for.
+Its reader then chooses files, and the download is done with the pieces that these need (`wanted`). Only a download of
+all pieces checks again what an earlier run stored.
+
+phases.py has the phases. A phase that waits for storage pauses when storage fails or does not answer. `retry` repeats
+the step that failed and fetches nothing again.
 
 A piece is in exactly one of four places: open (nobody was asked), requested (from one source), verified and waiting
 for the store, or present. It moves on only in that order, or back to open when its source is lost; this is why no
@@ -15,27 +19,28 @@ piece is ever fetched twice. No second source races a slow one: the slow one's s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from convergence.codes import Dropped, TransferWhy
 from convergence.crypto.merkle import EMPTY_ROOT, MerkleTree, leaf_hash, verify_leaf
 from convergence.effects import Failure
 from convergence.errors import EndReason, ParseError
+from convergence.ordb.collection import Collection, manifest_pieces
 from convergence.ordb.index import SharedFile, piece_key, piece_length
+from convergence.ordb.phases import STORAGE_TIMEOUT, TABLE, Phase
 from convergence.ordb.pieces import PieceSet
 from convergence.ordb.source import Source
 from convergence.outbox import Outbox, Timer
 from convergence.pipes.duplex import Duplex
-from convergence.states import TIMEOUT, StateMachine, Table
+from convergence.states import StateMachine
 from convergence.wire.ordb import HASH_LEN, FileInfo, Info
 from convergence.wire.sharelink import ShareLink
 
 MAX_SOURCES = 4
 MAX_PENDING_STORES = 32  # verified pieces that wait for the disk (8 MiB); at this number, requests stop
 MAX_BATCH = 8  # pieces in one transaction, if so many wait
-LOADS_AHEAD = 4  # stored pieces read at once to complete the tree of a resumed file
+LOADS_AHEAD = 4  # stored pieces read at once: of a manifest, or to complete the tree of a resumed file
 FORGET_BATCH = 1024  # keys deleted in one transaction
 SOURCE_TIMEOUT = 30.0  # seconds of silence after which a source that owes us something is dropped
 PIECE_PATIENCE = 240.0  # seconds for one piece of a source that is slow, or says other things meanwhile
@@ -43,55 +48,6 @@ QUEUE_PATIENCE = 60.0  # seconds that we wait in a second queue: another source 
 STEAL_AFTER = 5.0  # seconds of silence after which an idle source takes over what another owes
 STEAL_FACTOR = 4.0  # or when a piece takes this many times as long as from the idle source
 WATCH_INTERVAL = 1.0  # seconds
-STORAGE_TIMEOUT = 120.0  # seconds that one answer of storage may take; then the download pauses
-
-
-class Phase(Enum):
-    LOADING = "loading"  # reads what an earlier run left
-    WAITING = "waiting"  # for the first source's INFO
-    SAVING = "saving"  # the FileInfo
-    SCANNING = "scanning"  # finds out which pieces are there
-    RUNNING = "running"
-    READING = "reading"  # all pieces are there; reads those whose leaves are not known
-    COMPLETING = "completing"  # saves the leaves
-    PAUSED = "paused"
-    DONE = "done"
-    FAILED = "failed"
-    STOPPED = "stopped"
-
-
-_ENDS = {"fail": Phase.FAILED, "stop": Phase.STOPPED}
-_STORAGE = {"broken": Phase.PAUSED, TIMEOUT: Phase.PAUSED, **_ENDS}
-TABLE = Table(
-    "download",
-    Phase.LOADING,
-    {
-        Phase.LOADING: {"found": Phase.SCANNING, "nothing": Phase.WAITING, **_STORAGE},
-        Phase.WAITING: {"described": Phase.SAVING, **_ENDS},
-        Phase.SAVING: {"saved": Phase.SCANNING, **_STORAGE},
-        Phase.SCANNING: {"scanned": Phase.RUNNING, **_STORAGE},
-        Phase.RUNNING: {"all here": Phase.READING, "broken": Phase.PAUSED, **_ENDS},
-        Phase.READING: {"read": Phase.COMPLETING, "damaged": Phase.RUNNING, **_STORAGE},
-        Phase.COMPLETING: {"saved": Phase.DONE, **_STORAGE},
-        Phase.PAUSED: {
-            "retry loading": Phase.LOADING,
-            "retry saving": Phase.SAVING,
-            "retry scanning": Phase.SCANNING,
-            "retry running": Phase.RUNNING,
-            "retry reading": Phase.READING,
-            "retry completing": Phase.COMPLETING,
-            **_ENDS,
-        },
-    },
-    deadlines=dict.fromkeys(
-        (Phase.LOADING, Phase.SAVING, Phase.SCANNING, Phase.READING, Phase.COMPLETING), STORAGE_TIMEOUT
-    ),
-    standing={
-        Phase.WAITING: "whoever finds sources gives up in the end (rdv/client.py)",
-        Phase.RUNNING: "each source and each batch of pieces has a deadline; without sources it is WAITING",
-        Phase.PAUSED: "a person retries or gives up",
-    },
-)
 
 
 def _ignore(*_: Any) -> None:
@@ -104,8 +60,10 @@ class Download:
     Args:
         link: what to fetch, and the commitment that every source must meet.
         wanted_sources: how many sources to draw from at once, 1 to MAX_SOURCES.
-        on_progress: (bytes had, bytes in all, now), after each store.
-        on_done: (SharedFile, now): complete; the record lets the node serve the file on.
+        choose: gives the numbers of the entries of a collection that are wanted; by default all are.
+        on_progress: (bytes had, bytes in all, now), after each store. What is not chosen counts in neither.
+        on_listed: (Collection, now): it is known what is in it, and `wanted` what is fetched.
+        on_done: (SharedFile, now): all that is wanted is here; a complete record lets the node serve the file on.
         on_need_source: (now): another source would help; see `sources_wanted`.
         on_paused: (TransferWhy, now): storage failed; `retry` goes on.
         on_queued: (now): the place in a busy source's queue changed; see `position`.
@@ -120,7 +78,9 @@ class Download:
         now: float,
         *,
         wanted_sources: int = 3,
+        choose: Callable[[Collection], Iterable[int]] = lambda collection: range(len(collection.entries)),
         on_progress: Callable[[int, int, float], None] = _ignore,
+        on_listed: Callable[[Collection, float], None] = _ignore,
         on_done: Callable[[SharedFile, float], None] = _ignore,
         on_need_source: Callable[[float], None] = _ignore,
         on_paused: Callable[[TransferWhy, float], None] = _ignore,
@@ -134,12 +94,15 @@ class Download:
         self.banned = 0  # sources that were dropped for what they sent
         self.file: SharedFile | None = None  # known once a source proved it, or from an earlier run
         self.present = PieceSet(0)
+        self.wanted = PieceSet(0)  # of a collection first those of the manifest
+        self.collection: Collection | None = None  # once its manifest was read
         self.tree = MerkleTree(0)
-        self.have_bytes = 0
         self._link = link
         self._outbox = outbox
         self._wanted_sources = min(max(wanted_sources, 1), MAX_SOURCES)
+        self._choose = choose
         self._on_progress = on_progress
+        self._on_listed = on_listed
         self._on_done = on_done
         self._on_need_source = on_need_source
         self._on_paused = on_paused
@@ -150,7 +113,8 @@ class Download:
         self._open = PieceSet(0)
         self._verified: deque[tuple[int, bytes, Source]] = deque()  # MAX_PENDING_STORES, and what was under way by then
         self._storing: list[tuple[int, bytes, Source]] = []  # MAX_BATCH
-        self._unread: deque[int] = deque()  # stored pieces whose leaf is not known
+        self._manifest: dict[int, bytes] = {}  # its pieces, while they are read
+        self._unread: deque[int] = deque()  # stored pieces: of the manifest, or such whose leaf is not known
         self._leaves_read: dict[int, bytes] = {}
         self._reading = 0
         self._round = 0  # counts rounds of reading, to know late answers
@@ -193,6 +157,11 @@ class Download:
         return min(places) if places and all(places) else 0
 
     @property
+    def have_bytes(self) -> int:
+        """Bytes of all pieces that are here."""
+        return self._bytes(self.present)
+
+    @property
     def paused(self) -> bool:
         return self.phase is Phase.PAUSED
 
@@ -217,6 +186,8 @@ class Download:
                 self._scan()
             case Phase.RUNNING:
                 self._store_batch(now)
+            case Phase.LISTING:
+                self._read_manifest(now)
             case Phase.READING:
                 self._read_leaves(now)
             case _:
@@ -310,13 +281,15 @@ class Download:
         complete = self.file.complete and MerkleTree.of(self.file.leaves).root == info.root
         self.tree = MerkleTree.of(self.file.leaves) if complete else MerkleTree(info.pieces)
         self.present = PieceSet.of_keys(info.pieces, keys)
-        self._open = self.present.missing()
-        self.have_bytes = self._count_bytes()
+        self.wanted = manifest_pieces(info) if info.manifest_size else PieceSet.full(info.pieces)
         self._machine.move("scanned", now)
-        self._on_progress(self.have_bytes, info.size, now)
-        if self.present.complete:
-            self._finish(now)
-        else:
+        self._tell_progress(now)
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        """RUNNING begins, with some pieces wanted that may be here."""
+        self._open = PieceSet(self.wanted.count, self.present.missing().bits & self.wanted.bits)
+        if not self._finish(now):
             self._request_all(now)
             self._need_source(now)
 
@@ -472,20 +445,16 @@ class Download:
         self._outbox.store([("piece", piece_key(root, index), data) for index, data, _ in batch], reply)
 
     def _on_stored(self, result: Any, now: float) -> None:
-        assert self.file is not None
         if isinstance(result, Failure):
             self._pause(result, now)
             return
         batch, self._storing = self._storing, []
-        for index, data, source in batch:
+        for index, _, source in batch:
             self.present.add(index)
-            self.have_bytes += len(data)
             source.storing -= 1
         self._flush(now)
-        self._on_progress(self.have_bytes, self.file.info.size, now)
-        if self.present.complete:
-            self._finish(now)
-        else:
+        self._tell_progress(now)
+        if not self._finish(now):
             self._request_all(now)
 
     def _pause(self, failure: Failure, now: float) -> None:
@@ -498,21 +467,63 @@ class Download:
         self._paused_at = phase
         self._on_paused(TransferWhy.STORAGE, now)
 
-    # -- the end
+    # -- all that was wanted is here
 
-    def _finish(self, now: float) -> None:
-        """Complete the tree: leaves of pieces that an earlier run stored may be missing."""
-        self._machine.move("all here", now)
+    def _finish(self, now: float) -> bool:
+        """Whether it is: the next step begins then."""
+        assert self.file is not None
+        if self.wanted.bits & ~self.present.bits:
+            return False
+        if self.file.info.manifest_size and self.collection is None:
+            self._machine.move("manifest here", now)
+            self._read_manifest(now)
+            return True
+        whole = self.present.complete
+        self._machine.move("all here" if whole else "part here", now)  # before sources end: none is wanted any more
         for source in self._sources:
             source.stop(EndReason.DONE, now)
         self._sources.clear()
-        self._read_leaves(now)
+        if whole:
+            self._read_leaves(now)
+        else:
+            self._on_done(self.file, now)
+        return True
+
+    def _read_manifest(self, now: float) -> None:
+        self._manifest.clear()
+        self._read(self.wanted.indexes(), now)
+
+    def _on_manifest(self, now: float) -> None:
+        assert self.file is not None
+        info, pieces = self.file.info, self._manifest
+        data = b"".join([pieces[index] for index in sorted(pieces)])[: info.manifest_size]
+        doubtful = self._unreadable or [index for index in pieces if self.tree.leaf(index) is None]
+        self._manifest, self._unreadable = {}, []
+        try:
+            collection = Collection.parse(info, data)
+        except ParseError:
+            if doubtful:  # else its pieces came in this run, and were verified
+                self._refetch(doubtful, now)
+            else:
+                self.fail(TransferWhy.BAD_MANIFEST, now)
+            return
+        self.collection = collection
+        self.wanted = collection.pieces(self._choose(collection))
+        self._machine.move("listed", now)
+        self._on_listed(collection, now)
+        self._tell_progress(now)
+        self._go_on(now)
 
     def _read_leaves(self, now: float) -> None:
-        self._leaves_read, self._unreadable = {}, []
+        """Complete the tree: leaves of pieces that an earlier run stored may be missing."""
+        self._leaves_read.clear()
+        self._read([index for index in range(self.present.count) if self.tree.leaf(index) is None], now)
+
+    def _read(self, indexes: Iterable[int], now: float) -> None:
+        self._unreadable = []
         self._round += 1
         self._reading = 0
-        self._unread = deque(index for index in range(self.present.count) if self.tree.leaf(index) is None)
+        self._unread = deque(indexes)
         self._read_more(now)
 
     def _read_more(self, now: float) -> None:
@@ -522,22 +533,27 @@ class Download:
             self._reading += 1
 
             def reply(piece: Any, now: float, index: int = index, number: int = self._round) -> None:
-                if number == self._round and self.phase is Phase.READING:
+                if number == self._round and self.phase in (Phase.LISTING, Phase.READING):
                     self._on_read(index, piece, now)
 
             self._outbox.load("piece", piece_key(self.file.info.root, index), reply)
         if not self._unread and not self._reading:
-            self._on_tree(now)
+            if self.phase is Phase.LISTING:
+                self._on_manifest(now)
+            else:
+                self._on_tree(now)
 
     def _on_read(self, index: int, piece: Any, now: float) -> None:
         assert self.file is not None
         self._reading -= 1
         self._machine.extend(now)
         info = self.file.info
-        if isinstance(piece, bytes) and len(piece) == piece_length(info.size, index, info.piece_size):
-            self._leaves_read[index] = leaf_hash(piece)
-        else:
+        if not isinstance(piece, bytes) or len(piece) != piece_length(info.size, index, info.piece_size):
             self._unreadable.append(index)
+        elif self.phase is Phase.LISTING:
+            self._manifest[index] = piece
+        else:
+            self._leaves_read[index] = leaf_hash(piece)
         self._read_more(now)
 
     def _on_tree(self, now: float) -> None:
@@ -561,10 +577,8 @@ class Download:
         """Storage lost or damaged these pieces since an earlier run."""
         for index in suspects:
             self.present.discard(index)
-            self._open.add(index)
-        self.have_bytes = self._count_bytes()
         self._machine.move("damaged", now)
-        self._need_source(now)
+        self._go_on(now)
 
     def _save_complete(self) -> None:
         def reply(result: Any, now: float) -> None:
@@ -592,9 +606,18 @@ class Download:
         if self.sources_wanted > 0:
             self._on_need_source(now)
 
-    def _count_bytes(self) -> int:
+    def _tell_progress(self, now: float) -> None:
         assert self.file is not None
-        info, count = self.file.info, len(self.present)
-        if info.pieces and info.pieces - 1 in self.present:
+        if self.collection is None:  # it is not known yet what else is wanted
+            self._on_progress(self.have_bytes, self.file.info.size, now)
+        else:
+            here = PieceSet(self.present.count, self.present.bits & self.wanted.bits)
+            self._on_progress(self._bytes(here), self._bytes(self.wanted), now)
+
+    def _bytes(self, pieces: PieceSet) -> int:
+        if self.file is None or not pieces.bits:
+            return 0
+        info, count = self.file.info, len(pieces)
+        if info.pieces - 1 in pieces:
             return (count - 1) * info.piece_size + piece_length(info.size, info.pieces - 1, info.piece_size)
         return count * info.piece_size

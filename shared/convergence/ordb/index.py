@@ -61,10 +61,15 @@ class FileBuilder:
         self._size += len(piece)
         self._leaves.append(leaf_hash(piece))
 
-    def finish(self, name: str, media_type: str = "") -> tuple[FileInfo, bytes]:
-        """The FileInfo and the joined leaf hashes."""
+    def finish(self, name: str, media_type: str = "", manifest_size: int = 0) -> tuple[FileInfo, bytes]:
+        """The FileInfo and the joined leaf hashes.
+
+        Args:
+            manifest_size: of a collection, whose manifest was added first (wire/manifest.py).
+        """
         leaves = b"".join(self._leaves)
-        return FileInfo(MerkleTree.of(leaves).root, self._size, name, media_type), leaves
+        root = MerkleTree.of(leaves).root
+        return FileInfo(root, self._size, name, media_type, manifest_size=manifest_size), leaves
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,13 @@ MAX_NAME = 1024
 MAX_EXTENSION = 32
 """Bytes after a name's last dot that are kept when the name is cut."""
 MAX_TYPE = 127
+MAX_MANIFEST = 8 << 20
+"""Bytes of a collection's manifest: some 160 for each of its 50,000 entries (manifest.py)."""
 MAX_PROOF = 64
 """Hashes in a Merkle proof."""
 MAX_RANGES = 4096
 """Ranges in one HAVE."""
+_COLLECTION = 1  # a kind of file; a single file's description has none
 COMMITMENT_PREFIX = b"convergence:key"
 
 
@@ -67,6 +70,7 @@ class FileInfo:
         name: at most 1,024 bytes of UTF-8.
         media_type: at most 127 printable ASCII characters; may be empty.
         piece_size: bytes of every piece but the last.
+        manifest_size: of a collection: the first so many bytes are its manifest (manifest.py). 0 for a single file.
     """
 
     root: bytes
@@ -74,6 +78,7 @@ class FileInfo:
     name: str
     media_type: str = ""
     piece_size: int = PIECE_SIZE
+    manifest_size: int = 0
 
     @property
     def pieces(self) -> int:
@@ -86,6 +91,8 @@ class FileInfo:
             name, media_type = self.name.encode(), self.media_type.encode("ascii")
             data = self.root + self.size.to_bytes(8, "big") + self.piece_size.to_bytes(4, "big")
             data += len(name).to_bytes(2, "big") + name + bytes([len(media_type)]) + media_type
+            if self.manifest_size:
+                data += bytes([_COLLECTION]) + self.manifest_size.to_bytes(4, "big")
             FileInfo.parse(data)
         except (ParseError, UnicodeEncodeError, OverflowError, ValueError) as error:
             raise Problem(FileFlaw.NOT_DESCRIBED, detail=str(error)) from None
@@ -115,7 +122,14 @@ class FileInfo:
             raise ParseError("a file's name or type is not text") from None
         if len(media_type) > MAX_TYPE or (media_type and not media_type.isprintable()):
             raise ParseError("a file's type is no media type")
-        return cls(root, size, name, media_type, piece_size)
+        return cls(root, size, name, media_type, piece_size, cls._read_kind(reader, size) if reader.left else 0)
+
+    @staticmethod
+    def _read_kind(reader: Reader, size: int) -> int:
+        kind, manifest_size = reader.unsigned(1), reader.unsigned(4)
+        if kind != _COLLECTION or not 4 <= manifest_size <= min(size, MAX_MANIFEST):
+            raise ParseError("a file is of an unknown kind, or its manifest's size is out of range")
+        return manifest_size
 
 
 class MessageType(IntEnum):
@@ -302,7 +316,7 @@ MESSAGE_CLASSES: dict[int, type[Message]] = {
 }
 MESSAGE_TYPES: dict[type[Message], int] = {cls: kind for kind, cls in MESSAGE_CLASSES.items()}
 MESSAGE_LIMITS: dict[int, int] = {
-    MessageType.INFO: HASH_LEN + HASH_LEN + 8 + 4 + 2 + MAX_NAME + 1 + MAX_TYPE,
+    MessageType.INFO: HASH_LEN + HASH_LEN + 8 + 4 + 2 + MAX_NAME + 1 + MAX_TYPE + 5,
     MessageType.REQUEST: 4,
     MessageType.PIECE: 4 + 1 + MAX_PROOF * HASH_LEN + PIECE_SIZE,
     MessageType.REFUSE: 5,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from convergence.errors import RemoteError
 from convergence.netdir import buckets as module
 from convergence.netdir import epochs
 from convergence.netdir.buckets import ATTEMPTS, FETCH_LIMIT, Buckets
@@ -320,6 +321,20 @@ def test_buckets_are_kept_within_a_limit_and_those_in_use_stay(monkeypatch):
         rig.want(index)
     assert len(rig.asked) == 5  # 0 was never fetched again
     assert sum(1 for _ in rig.buckets) <= 3
+
+
+def test_what_is_here_is_counted_once_however_often_it_is_fetched_and_not_replaced_by_what_is_older():
+    rig = Rig()
+    rig.want()
+    old = rig.made.bucket(RingKind.ALL, 0).encode()
+    for _ in range(4):
+        rig.sign()
+        rig.want()
+    [kept] = rig.buckets
+    assert rig.buckets._size == kept.size
+    with pytest.raises(RemoteError):
+        rig.buckets.restore(old)
+    assert [*rig.buckets] == [kept]
 
 
 def test_what_is_kept_is_given_to_others_unless_it_is_older_than_what_they_want():

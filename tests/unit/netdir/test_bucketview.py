@@ -171,7 +171,8 @@ def test_samples_come_from_few_buckets_that_are_asked_for_openly():
 
 def test_positions_that_are_in_one_bucket_give_as_many_buckets():
     rig = Rig()
-    rig.view._positions[RingKind.STABLE] = [(1 << 32) - 1 - position for position in range(FROM)]
+    assert rig.headers.newest.ring(RingKind.STABLE).depth == 3
+    rig.view._positions[RingKind.STABLE] = [(1 << 32) - 1 - position for position in range(4)]
     rig.sample()
     assert {index for _, index, _ in rig.asked} == {7, 0, 1, 2}
 
@@ -251,6 +252,18 @@ def test_keys_that_are_made_for_the_buckets_that_somebody_samples_are_not_drawn(
     rig.view._pools.clear()
     drawn = Counter(node.identity in his for _ in range(20) for node in rig.sample(128))
     assert drawn[True] > 0.4 * 20 * 128
+
+
+def test_of_a_bucket_that_chance_made_a_little_fuller_young_nodes_are_drawn_too():
+    rig = Rig(NODES[:150], take=False)
+    young = NODES[150:200]
+    for node in young:
+        rig.made.put(node, since=int(VALUE.fixed))
+    header = rig.sign()
+    drawn = {node.identity for _ in range(20) for node in rig.sample(128)}
+    sizes = sorted(len(kept.members) for kept in rig.buckets)
+    assert header.ring(RingKind.STABLE).depth == 1 and 100 < sizes[1] <= 110
+    assert {node.identity for node in young} <= drawn
 
 
 def test_a_new_epoch_is_told_once():
@@ -343,6 +356,15 @@ def test_what_runs_out_sooner_is_fetched_anew_sooner():
     assert len(rig.sample()) == 10 and len(rig.asked) == 4
 
 
+def test_a_few_that_run_out_sooner_have_nothing_fetched_anew():
+    rig = Rig([signed(number, lifetime=3600 if number < 20 else 30 * 3600) for number in range(100)])
+    rig.sample()
+    asked = len(rig.asked)
+    for _ in range(8):
+        rig.sign()
+    assert len(rig.sample(100)) == 80 and len(rig.asked) == asked
+
+
 def test_while_nobody_answers_what_is_here_serves_on():
     rig = Rig()
     rig.sample()
@@ -374,6 +396,8 @@ def test_where_no_bucket_of_a_new_order_can_be_had_those_of_before_serve_on(chan
     again = Rig(made=rig.made, store=rig.store, seed="another run")
     again.view.restore(again.now)
     again.serve()
+    for node in NODES:  # others have it extend circuits to whom they choose: these buckets are not drawn from
+        rig.ask("get", node.identity)
     header = changes(rig)
     again.headers.take(header.encode(), again.now)
     for node in (rig, again):
@@ -542,10 +566,9 @@ def moved(rig, number):
 
 def test_of_two_buckets_that_a_node_is_in_the_newer_one_tells_where_it_is():
     rig = Rig()
-    drawn = rig.sample()
+    drawn = rig.sample(1)
     kept = next(member.node for bucket in rig.buckets for member in bucket.members if member.node not in drawn)
-    number = NODES.index(kept)
-    now = moved(rig, number)
+    now = moved(rig, NODES.index(kept))
     rig.view.hold(now.identity, Role.RDV, rig.now)
     assert rig.ask("get", now.identity) == [now]
 

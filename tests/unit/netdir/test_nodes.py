@@ -5,6 +5,7 @@ import pytest
 from convergence.errors import CryptoError, ParseError, RemoteError
 from convergence.netdir import nodes as module
 from convergence.netdir.nodes import (
+    FEW_LEARNT,
     HEARSAY_LIFETIME,
     HEARSAY_SKEW,
     LIST_DELAY,
@@ -444,3 +445,35 @@ def test_a_node_that_paused_is_not_there_again_for_what_a_bucket_said_before(cry
     assert hear(directory, paused)
     directory.learn(listed, NOW + 100)
     assert directory.get(listed.identity) == paused
+
+
+def strangers(crypto, count, *transports):
+    """Nodes that come one second after the other, each for ten."""
+    for number in range(count):
+        came = int(NOW) + number
+        yield replace(
+            node(crypto, 1, published=came, expires=came + 10),
+            identity=number.to_bytes(32, "big"),
+            transports=transports,
+        )
+
+
+def test_learnt_nodes_that_will_not_come_back_are_forgotten(crypto):
+    directory = NodeDirectory(crypto)
+    directory.learn(node(crypto, 2), NOW)  # a server
+    for number, stranger in enumerate(strangers(crypto, 1000, Transport.rtc())):
+        directory.learn(stranger, NOW + number)
+        assert len(directory._all()) <= len(directory._listed) <= FEW_LEARNT
+        assert directory.get(stranger.identity, NOW + number) == stranger
+    assert len(directory.nodes(Role.RELAY, NOW + 999)) == 10
+    assert directory.get(node(crypto, 2).identity) is not None
+
+
+def test_learnt_nodes_are_bounded(crypto, monkeypatch):
+    monkeypatch.setattr(module, "MAX_LEARNT", 100)
+    directory = NodeDirectory(crypto)
+    for number, stranger in enumerate(strangers(crypto, 1000, Transport(1, "ws://127.0.0.1:9000/"))):
+        directory.learn(stranger, NOW + number)
+        assert len(directory._all()) <= 100
+    latest = [stranger.identity for stranger in strangers(crypto, 1000)][-70:]
+    assert all(directory.get(identity) is not None for identity in latest)

@@ -272,13 +272,15 @@ def content(size: int, seed: int = 7) -> bytes:
     return Random(seed).randbytes(size)
 
 
-def put_file(node: Node, data: bytes, name: str = "file.bin", *, stored: set[int] | None = None) -> SharedFile:
+def put_file(
+    node: Node, data: bytes, name: str = "file.bin", *, stored: set[int] | None = None, manifest_size: int = 0
+) -> SharedFile:
     """Store a file as a provider has it; `stored` says which pieces, all when None."""
     builder = FileBuilder()
     pieces = [data[at : at + PIECE_SIZE] for at in range(0, len(data), PIECE_SIZE)]
     for piece in pieces:
         builder.add(piece)
-    info, leaves = builder.finish(name)
+    info, leaves = builder.finish(name, manifest_size=manifest_size)
     for index, piece in enumerate(pieces):
         if stored is None or index in stored:
             node.stored["piece", piece_key(info.root, index)] = piece
@@ -293,7 +295,7 @@ def link_of(file: SharedFile) -> ShareLink:
 class Receiver:
     """A download with everything it reported."""
 
-    def __init__(self, node: Node, link: ShareLink, wanted_sources: int = 3) -> None:
+    def __init__(self, node: Node, link: ShareLink, wanted_sources: int = 3, **options: Any) -> None:
         self.node = node
         self.progress: list[int] = []
         self.done: list[SharedFile] = []
@@ -312,6 +314,7 @@ class Receiver:
             on_paused=lambda why, now: self.paused.append(why),
             on_failed=lambda why, now: self.failed.append(why),
             on_dropped=lambda why, now: self.dropped.append(why),
+            **options,
         )
         self.download.start(node.world.now)
         node.world.run()

@@ -4,11 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from convergence.crypto.merkle import MerkleTree
-from convergence.ordb.download import (
-    Download,
-    Phase,
-)
+from convergence.ordb.download import Download
 from convergence.ordb.index import SharedFile
+from convergence.ordb.phases import Phase
 from convergence.wire.ordb import (
     PIECE_SIZE,
     Info,
@@ -24,16 +22,19 @@ Answer = Callable[[Script, Any], None]
 class Rig:
     """One file, honest senders and a receiver."""
 
-    def __init__(self, size: int, senders: int = 1, seed: int = 1, name: str = "file.bin") -> None:
+    def __init__(
+        self, size: int, senders: int = 1, seed: int = 1, name: str = "file.bin", manifest: bytes = b"", **options: Any
+    ) -> None:
         self.world = World(seed, smallest_cut=1000)
-        self.data = content(size)
+        self.data = manifest + content(size)
+        self.options = options
         self.senders = []
         for _ in range(senders):
             node = self.world.node()
-            self.senders.append(Sender(node, put_file(node, self.data, name)))
+            self.senders.append(Sender(node, put_file(node, self.data, name, manifest_size=len(manifest))))
         self.file = self.senders[0].file
         self.client = self.world.node()
-        self.receiver = Receiver(self.client, link_of(self.file))
+        self.receiver = Receiver(self.client, link_of(self.file), **options)
         self.lines: list[Line] = []
 
     @property
@@ -71,7 +72,7 @@ class Rig:
         for line in self.lines:
             line.near.cut_off()
         self.client.outbox.poll(self.world.now)
-        self.receiver = Receiver(self.client, link_of(self.file))
+        self.receiver = Receiver(self.client, link_of(self.file), **self.options)
 
     def check_done(self, fetched: int | None = None) -> None:
         assert self.receiver.failed == []

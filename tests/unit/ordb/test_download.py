@@ -16,11 +16,10 @@ from convergence.ordb.download import (
     PIECE_PATIENCE,
     SOURCE_TIMEOUT,
     STEAL_AFTER,
-    STORAGE_TIMEOUT,
     WATCH_INTERVAL,
-    Phase,
 )
 from convergence.ordb.index import SharedFile, file_key, piece_key
+from convergence.ordb.phases import STORAGE_TIMEOUT, Phase
 from convergence.ordb.pieces import PieceSet
 from convergence.ordb.source import MAX_REFUSALS, MAX_REQUESTS
 from convergence.wire.ordb import (

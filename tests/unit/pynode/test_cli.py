@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,10 +18,8 @@ import pytest
 from aiohttp import web
 
 from convergence.codes import FacilitatorWhy, FetchStage
-from convergence.crypto.merkle import EMPTY_ROOT
-from convergence.errors import LocalError, Why
+from convergence.errors import Why
 from convergence.events import FetchStatus, Trouble
-from convergence.wire.ordb import PIECE_SIZE
 from convergence.wire.sharelink import ShareLink
 from convergence.wire.target import Role
 from convergence.wire.wordcode import WordCode
@@ -30,11 +27,11 @@ from pynode.app import Network
 from pynode.cli import fetch, main, parser
 from pynode.cli.children import MAX_RESTARTS, Relay, Relays
 from pynode.cli.common import Warner, locked, set_up_logs, unless
-from pynode.cli.get import link_in
+from pynode.cli.get import link_in, matches
 from pynode.cli.output import CliError, Output, Rate, bar, sentence, shown, size_words, table, time_words
 from pynode.cli.proxy import PAC_HEAD, _write_pac
 from pynode.cli.serve import _network, _Relay, relay_plan
-from pynode.cli.share import check_files, hash_file
+from pynode.cli.share import check_paths, parted
 from pynode.cli.sites import DEFAULT_SITE, chosen_site, find_network, find_status, network_of, site_address
 from pynode.cli.status import _show_facilitators, network_words, status
 from pynode.config import Address, Config
@@ -271,7 +268,6 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (f"get {BARE} -o /dev/null/there/", "cannot be used as a folder"),
         (f"get {BARE} -o /nowhere/there", "/nowhere is no folder"),
         ("share /nowhere/at/all", "No such file"),
-        ("share /", "is a folder"),
         ("share /dev/null", "no file that can be read twice"),
         ("status --site ftp://x", "is no address of a site"),
         ("fetch ftp://x.example/", "not a web address"),
@@ -534,46 +530,39 @@ def test_status_tells_the_epoch_and_how_the_random_value_was_drawn(answer: dict[
 # -- files
 
 
-def test_hashing_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_bytes(b"x" * (PIECE_SIZE + 1))
-    told: list[int] = []
-    info, leaves = hash_file(path, told.append, threading.Event())
-    assert (info.name, info.media_type, info.size, len(leaves)) == ("notes.txt", "text/plain", PIECE_SIZE + 1, 64)
-    path.write_bytes(b"")
-    info, leaves = hash_file(path, told.append, threading.Event())
-    assert (info.root, leaves) == (EMPTY_ROOT, b"")
-
-
-def test_hashing_can_be_stopped(tmp_path: Path) -> None:
+def test_what_is_shared_is_named_once(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"x")
-    stopped = threading.Event()
-    stopped.set()
-    with pytest.raises(LocalError):
-        hash_file(path, lambda done: None, stopped)
+    assert check_paths([str(path), f"{path}/../a", str(tmp_path)]) == [path, tmp_path]
+    with pytest.raises(CliError, match="No such file"):
+        check_paths([str(tmp_path / "b")])
+    with pytest.raises(CliError, match="no file that can be read twice"):
+        check_paths(["/dev/null"])
 
 
-def test_a_name_that_is_no_text_is_made_text(tmp_path: Path) -> None:
-    path = tmp_path / os.fsdecode(b"a\xff.txt")
-    path.write_bytes(b"x")
-    assert hash_file(path, lambda done: None, threading.Event())[0].name == "a\ufffd.txt"
+def test_one_link_for_all_or_one_for_each() -> None:
+    paths = [Path(str(number)) for number in range(257)]
+    assert parted(paths, each=False) == [paths]
+    assert parted(paths[:2], each=True) == [paths[:1], paths[1:2]]
+    with pytest.raises(CliError, match="256 links .* --group for up to 16384"):
+        parted(paths, each=True)
+    assert parted(paths, each=False, group=True) == [[path] for path in paths]
 
 
-def test_a_file_named_twice_is_shared_once(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"x")
-    assert check_files([str(path), str(path)]) == [path]
-
-
-def test_more_files_are_shared_where_they_may_share_circuits(tmp_path: Path) -> None:
-    paths = [tmp_path / str(number) for number in range(257)]
-    for path in paths:
-        path.write_bytes(b"x")
-    names = [str(path) for path in paths]
-    with pytest.raises(CliError, match="256 files .* --group for up to 16384"):
-        check_files(names)
-    assert check_files(names, group=True) == paths
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.jpg", ["a/b/1.jpg", "2.jpg"]),
+        ("a", ["a/b/1.jpg", "a/3.txt"]),
+        ("a/", ["a/b/1.jpg", "a/3.txt"]),
+        ("a/b", ["a/b/1.jpg"]),
+        ("b", []),
+        ("2.JPG", []),
+        ("?.jpg", ["2.jpg"]),
+    ],
+)
+def test_patterns_are_of_paths_and_folders(pattern: str, found: list[str]) -> None:
+    assert [path for path in ("a/b/1.jpg", "a/3.txt", "2.jpg") if matches(path, [pattern])] == found
 
 
 def test_a_lock_has_one_holder_and_leaves_no_file(tmp_path: Path) -> None:

@@ -15,15 +15,25 @@ from typing import Any
 import pytest
 
 from convergence.effects import Failure
+from convergence.ordb.collection import Collection
+from convergence.ordb.index import SharedFile
+from convergence.wire.manifest import Entry, encode_manifest
+from convergence.wire.ordb import FileInfo
 from pynode import storage as module
+from pynode.segments import Segment
 from pynode.storage import DISK_FULL, PIECE_SIZE, DiskStorage, StorageError
 
 ROOT = bytes(range(32))
 OTHER = b"\xff" * 32
+NAME, SECOND = b"m" * 32, b"n" * 32
 
 
 def key(piece: int, root: bytes = ROOT) -> bytes:
     return root + piece.to_bytes(4, "big")
+
+
+def described(size: int, piece_size: int = PIECE_SIZE) -> SharedFile:
+    return SharedFile(NAME, bytes(32), bytes(32), FileInfo(ROOT, size, "name", piece_size=piece_size))
 
 
 class Asked:
@@ -261,11 +271,7 @@ def test_shared_files_are_read_where_they_lie(tmp_path: Path) -> None:
     path.write_bytes(data)
 
     async def test(db: Asked) -> None:
-        with pytest.raises(StorageError, match="changed"):
-            await db.storage.add_external(ROOT, path, 5)
-        with pytest.raises(StorageError, match="cannot read"):
-            await db.storage.add_external(ROOT, tmp_path / "nothing", 5)
-        await db.storage.add_external(ROOT, path, len(data))
+        await db.storage.add_external(ROOT, NAME, [Segment.of(path)])
         assert await db.scan("piece", ROOT) == [key(0), key(1)]
         assert await db.load("piece", key(0)) == data[:PIECE_SIZE]
         assert await db.load("piece", key(1)) == data[PIECE_SIZE:]
@@ -279,11 +285,53 @@ def test_shared_files_are_read_where_they_lie(tmp_path: Path) -> None:
         assert result == Failure("io", "mine.bin changed since it was shared")
         path.unlink()
         assert await db.load("piece", key(0)) == Failure("io", "mine.bin is gone from where it was shared")
-        await db.storage.remove_external(ROOT)
+        await db.storage.remove_external(ROOT, NAME)
         assert await db.load("piece", key(0)) is None and await db.scan("piece") == []
 
     with_storage(tmp_path / "d", test)
     with_storage(tmp_path / "d", changed)
+
+
+def test_shares_of_equal_bytes_keep_each_its_own_file(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"equal")
+    two.write_bytes(b"equal")
+
+    async def test(db: Asked) -> None:
+        await db.storage.add_external(ROOT, NAME, [Segment.of(one)])
+        await db.storage.add_external(ROOT, SECOND, [Segment.of(two)])
+        one.unlink()
+        assert await db.load("piece", key(0)) == b"equal"  # the other has it
+        await db.storage.remove_external(ROOT, NAME)
+        assert await db.load("piece", key(0)) == b"equal" and await db.scan("piece") == [key(0)]
+        two.write_bytes(b"other")
+        await db.storage.add_external(OTHER, NAME, [Segment.of(two)])
+        assert await db.load("piece", key(0)) == Failure("io", "two changed since it was shared")
+        await db.storage.remove_external(ROOT, SECOND)
+        assert await db.scan("piece") == [key(0, OTHER)]
+
+    with_storage(tmp_path / "d", test)
+
+
+def test_a_share_of_many_files_is_read_across_them(tmp_path: Path) -> None:
+    sizes = [0, 1, 1000, PIECE_SIZE, 0, 3 * PIECE_SIZE - 7, *range(1, 300)]
+    files = [tmp_path / f"{number}" for number in range(len(sizes))]
+    for path, size in zip(files, sizes, strict=True):
+        path.write_bytes(os.urandom(size))
+    own = b"manifest"
+    whole = own + b"".join(path.read_bytes() for path in files)
+
+    async def test(db: Asked) -> None:
+        await db.storage.add_external(ROOT, NAME, [Segment.own(own), *map(Segment.of, files)])
+        count = -(-len(whole) // PIECE_SIZE)
+        assert await db.scan("piece", ROOT) == [key(index) for index in range(count)]
+        assert b"".join([await db.load("piece", key(index)) for index in range(count)]) == whole
+        assert await db.load("piece", key(count)) is None
+        files[5].write_bytes(b"")  # only what lies in it is gone
+        assert await db.load("piece", key(0)) == whole[:PIECE_SIZE]
+        assert await db.load("piece", key(2)) == Failure("io", "5 changed since it was shared")
+
+    with_storage(tmp_path / "d", test)
 
 
 async def stored(db: Asked, data: bytes) -> None:
@@ -298,12 +346,12 @@ def test_a_finished_file_is_moved_out_and_served_on(tmp_path: Path, size: int) -
     async def test(db: Asked) -> None:
         await stored(db, data)
         out = tmp_path / "out" / "a.tar.gz"
-        assert await db.storage.export(ROOT, size, out) == out
+        assert await db.storage.export(described(size), out) == out
         assert out.read_bytes() == data and out.stat().st_mode & 0o777 == 0o666 & ~umask
         assert list((tmp_path / "d" / "pieces").iterdir()) == []
         for index in range(-(-size // PIECE_SIZE)):
             assert await db.load("piece", key(index)) == data[index * PIECE_SIZE : (index + 1) * PIECE_SIZE]
-        again = await db.storage.export(ROOT, size, out)
+        again = await db.storage.export(described(size), out)
         assert again.name == "a.tar (1).gz" and again.read_bytes() == out.read_bytes() == data
         assert {path.name for path in out.parent.iterdir()} == {"a.tar.gz", "a.tar (1).gz"}
 
@@ -322,37 +370,58 @@ def test_a_file_in_smaller_pieces_is_saved_and_served_on(tmp_path: Path, piece_s
         for index in (1, 0, *range(2, len(pieces) - 1)):
             assert await db.store(("piece", key(index), pieces[index])) is None
         with pytest.raises(StorageError, match=f"1 of {len(pieces)} pieces are missing"):
-            await db.storage.export(ROOT, len(data), tmp_path / "out")
+            await db.storage.export(described(len(data), piece_size), tmp_path / "out")
         assert await db.store(("piece", key(len(pieces) - 1), pieces[-1])) is None
-        out = await db.storage.export(ROOT, len(data), tmp_path / "out")
+        out = await db.storage.export(described(len(data), piece_size), tmp_path / "out")
         assert out.read_bytes() == data and list((tmp_path / "d" / "pieces").iterdir()) == []
         assert await db.scan("piece", ROOT) == [key(index) for index in range(len(pieces))]
         assert [await db.load("piece", key(index)) for index in range(len(pieces))] == pieces
         assert await db.load("piece", key(len(pieces))) is None
-        again = await db.storage.export(ROOT, len(data), tmp_path / "out")
+        again = await db.storage.export(described(len(data), piece_size), tmp_path / "out")
         assert again.name == "out (1)" and again.read_bytes() == data
         assert [await db.load("piece", key(index)) for index in range(len(pieces))] == pieces
 
     with_storage(tmp_path / "d", test)
 
 
-def test_a_folder_of_an_older_version_is_kept(tmp_path: Path) -> None:
-    shared = tmp_path / "file"
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_folder_of_an_older_version_is_kept(tmp_path: Path, version: int) -> None:
+    shared, copy = tmp_path / "file", tmp_path / "copy"
     shared.write_bytes(os.urandom(PIECE_SIZE + 9))
+    copy.write_bytes(shared.read_bytes())
+    status = shared.stat()
 
     async def before(db: Asked) -> None:
-        await db.storage.add_external(ROOT, shared, PIECE_SIZE + 9)
+        await db.store(("meta", b"a", b"1"))
 
     async def after(db: Asked) -> None:
+        assert await db.load("meta", b"a") == b"1"
         assert await db.load("piece", key(1)) == shared.read_bytes()[PIECE_SIZE:]
+
+    async def shared_again(db: Asked) -> None:
+        await db.storage.add_external(ROOT, NAME, [Segment.of(copy)])
+        shared.unlink()
+        assert await db.load("piece", key(1)) == copy.read_bytes()[PIECE_SIZE:]
+        await db.storage.remove_external(ROOT, NAME)
+        assert await db.scan("piece") == []
 
     with_storage(tmp_path / "d", before)
     with sqlite3.connect(tmp_path / "d" / "node.sqlite") as old:
-        old.execute("ALTER TABLE shared DROP COLUMN piece_size")
-        old.execute("PRAGMA user_version = 1")
+        old.execute("DROP TABLE external")
+        old.execute("DROP TABLE segments")
+        old.execute(
+            "CREATE TABLE shared (root BLOB PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL,"
+            " mtime_ns INTEGER NOT NULL) WITHOUT ROWID"
+        )
+        row = (ROOT, os.fsencode(shared), status.st_size, status.st_mtime_ns)
+        old.execute("INSERT INTO shared VALUES (?, ?, ?, ?)", row)
+        if version == 2:
+            old.execute("ALTER TABLE shared ADD COLUMN piece_size INTEGER NOT NULL DEFAULT 262144")
+        old.execute(f"PRAGMA user_version = {version}")
     old.close()
     for _ in range(2):
         with_storage(tmp_path / "d", after)
+    with_storage(tmp_path / "d", shared_again)
 
 
 def test_export_replaces_nothing_and_cleans_up_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +432,7 @@ def test_export_replaces_nothing_and_cleans_up_when_it_fails(tmp_path: Path, mon
     async def test(db: Asked) -> None:
         await stored(db, data[:PIECE_SIZE])
         with pytest.raises(StorageError, match="1 of 2 pieces are missing"):
-            await db.storage.export(ROOT, len(data), out)
+            await db.storage.export(described(len(data)), out)
         await db.store(("piece", key(1), data[PIECE_SIZE:]))
 
         def fail(*args: object) -> None:
@@ -372,9 +441,9 @@ def test_export_replaces_nothing_and_cleans_up_when_it_fails(tmp_path: Path, mon
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", fail)
             with pytest.raises(StorageError, match="free some space"):
-                await db.storage.export(ROOT, len(data), out)
+                await db.storage.export(described(len(data)), out)
         assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["name"]
-        target = await db.storage.export(ROOT, len(data), out)
+        target = await db.storage.export(described(len(data)), out)
         assert target.name == "name (1)" and target.read_bytes() == data and out.read_bytes() == b"precious"
 
     with_storage(tmp_path / "d", test)
@@ -393,7 +462,7 @@ def test_export_over_a_file_systems_border(tmp_path: Path, monkeypatch: pytest.M
 
     async def test(db: Asked) -> None:
         await stored(db, data)
-        target = await db.storage.export(ROOT, len(data), tmp_path / "out" / "x")
+        target = await db.storage.export(described(len(data)), tmp_path / "out" / "x")
         assert target.read_bytes() == data and [p.name for p in target.parent.iterdir()] == ["x"]
         assert list((tmp_path / "d" / "pieces").iterdir()) == []
 
@@ -406,7 +475,126 @@ def test_export_to_where_nothing_can_be_written(tmp_path: Path) -> None:
     async def test(db: Asked) -> None:
         await stored(db, b"x")
         with pytest.raises(StorageError, match="the disk reports"):
-            await db.storage.export(ROOT, 1, tmp_path / "file" / "x")
+            await db.storage.export(described(1), tmp_path / "file" / "x")
+
+    with_storage(tmp_path / "d", test)
+
+
+TREE = (
+    Entry("a/one", PIECE_SIZE + 5),
+    Entry("a/two", 0),
+    Entry("b:/con", 7),
+    Entry("b?/con", 9),
+    Entry("empty/inner", None),
+)
+
+
+def collection(*entries: Entry) -> tuple[bytes, SharedFile, Collection]:
+    """Bytes, description and contents."""
+    manifest = encode_manifest(entries)
+    data = manifest + os.urandom(sum(entry.size or 0 for entry in entries))
+    info = FileInfo(ROOT, len(data), "tree", manifest_size=len(manifest))
+    return data, SharedFile(NAME, bytes(32), bytes(32), info), Collection(info, entries)
+
+
+def below(folder: Path) -> dict[str, bytes | None]:
+    """What is in a folder, however deep; None for folders."""
+    found = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in found}
+
+
+def test_a_tree_is_saved_in_a_new_folder_and_served_from_there(tmp_path: Path) -> None:
+    data, file, contents = collection(*TREE)
+    out = tmp_path / "out" / "tree.v1"
+
+    async def test(db: Asked) -> None:
+        await stored(db, data)
+        assert await db.storage.export_tree(file, contents, range(5), out) == out
+        parts = [data[start:][: entry.size or 0] for entry, start in zip(TREE, contents.starts, strict=True)]
+        assert below(out) == {
+            **{"a": None, "a/one": parts[0], "a/two": b""},
+            **{"b_": None, "b_/_con": parts[2], "b_ (1)": None, "b_ (1)/_con": parts[3]},
+            **{"empty": None, "empty/inner": None},
+        }
+        assert (out.stat().st_mode & 0o777, (out / "a").stat().st_mode & 0o777) == (0o755, 0o755)
+        assert list((tmp_path / "d" / "pieces").iterdir()) == []
+        assert await db.load("piece", key(0)) == data[:PIECE_SIZE]
+        assert await db.load("piece", key(1)) == data[PIECE_SIZE:]
+        again = await db.storage.export_tree(file, contents, range(5), out)
+        assert again.name == "tree.v1 (1)" and below(again) == below(out)
+
+    umask = os.umask(0o022)
+    with_storage(tmp_path / "d", test)
+    os.umask(umask)
+
+
+def test_a_part_of_a_tree_is_saved_and_its_pieces_stay(tmp_path: Path) -> None:
+    data, file, contents = collection(*TREE)
+
+    async def test(db: Asked) -> None:
+        assert await db.store(("piece", key(1), data[PIECE_SIZE:])) is None
+        with pytest.raises(StorageError, match="damaged"):  # the manifest is not here
+            await db.storage.export_tree(file, contents, [2], tmp_path / "out")
+        assert await db.store(("piece", key(0), data[:PIECE_SIZE])) is None
+        await db.storage.export_tree(file, contents, [2, 4], tmp_path / "out")
+        assert set(below(tmp_path / "out")) == {"b_", "b_/_con", "empty", "empty/inner"}
+        assert await db.scan("piece") == [key(0), key(1)]
+        assert (tmp_path / "d" / "pieces" / ROOT.hex()).exists()
+
+    with_storage(tmp_path / "d", test)
+
+
+def test_nothing_is_written_through_what_lies_in_the_target(tmp_path: Path) -> None:
+    data, file, contents = collection(Entry("a/b", 5))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out (1)").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "out (2)").write_bytes(b"precious")
+
+    async def test(db: Asked) -> None:
+        await stored(db, data)
+        target = await db.storage.export_tree(file, contents, [0], tmp_path / "out")
+        assert target.name == "out (3)" and below(target) == {"a": None, "a/b": data[-5:]}
+        assert list((tmp_path / "elsewhere").iterdir()) == [] and not (tmp_path / "nowhere").exists()
+        assert (tmp_path / "out (2)").read_bytes() == b"precious"
+
+    with_storage(tmp_path / "d", test)
+
+
+@pytest.mark.parametrize("fails", ["os.rename", "os.sync", "pynode.files.saved_paths"])
+def test_a_tree_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    data, file, contents = collection(*TREE)
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "x")
+
+    async def test(db: Asked) -> None:
+        await stored(db, data)
+        with monkeypatch.context() as patch:
+            patch.setattr(fails, fail)
+            with pytest.raises(StorageError, match="free some space"):
+                await db.storage.export_tree(file, contents, range(5), out / "tree")
+        assert list(out.iterdir()) == []
+        await db.storage.export_tree(file, contents, range(5), out / "tree")
+        assert [path.name for path in out.iterdir()] == ["tree"]
+
+    with_storage(tmp_path / "d", test)
+
+
+def test_names_that_differ_in_case_are_apart_where_the_system_makes_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, file, contents = collection(Entry("A", 1), Entry("a", 2))
+
+    async def test(db: Asked) -> None:
+        await stored(db, data)
+        apart = await db.storage.export_tree(file, contents, [0, 1], tmp_path / "one")
+        assert set(below(apart)) == {"A", "a"}
+        monkeypatch.setattr("pynode.files._folds", lambda folder: True)
+        numbered = await db.storage.export_tree(file, contents, [0, 1], tmp_path / "two")
+        assert {name: len(part or b"") for name, part in below(numbered).items()} == {"A": 1, "a (1)": 2}
 
     with_storage(tmp_path / "d", test)
 

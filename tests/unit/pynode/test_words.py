@@ -16,7 +16,7 @@ from pynode.cli.words import WORDS, error_words, trouble_words, words
 
 ALL = [code for kind in vars(codes).values() if isinstance(kind, type) and issubclass(kind, Code) for code in kind]
 VALUES = {
-    **{"part": "first", "most": 5, "needed": 2, "known": 1, "schemes": "ws wss", "rtc": True},
+    **{"part": "first", "name": "a.txt", "most": 5, "needed": 2, "known": 1, "schemes": "ws wss", "rtc": True},
     **{
         "failure": "io",
         "detail": "the disk is broken.",

@@ -6,7 +6,7 @@ import pytest
 from convergence.codes import TransferWhy
 from convergence.effects import Failure
 from convergence.errors import EndReason
-from convergence.ordb.download import Phase
+from convergence.ordb.phases import Phase
 from convergence.rdv import client as client_module
 from convergence.rdv.blind import DAY, day_begins, owners_name
 from convergence.rdv.client import BACKOFF_LIMIT, MAX_ATTEMPTS, MAX_POINTS, REACH_LIMIT, WAIT_LIMIT
