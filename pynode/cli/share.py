@@ -92,7 +92,7 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
     network = await unless(stop, network_of_files(arguments, site))
     if network is None:
         return 130
-    command = _Command(output, site, arguments)
+    command = _Command(output, site, arguments.qr, arguments.name or "", arguments.code)
     stun = stun_servers(arguments, config)
     plan = Plan(network, data_folder(arguments, config, "shares"), stun=stun, circuits=circuits)
     if circuits.group:
@@ -106,11 +106,11 @@ async def share(arguments: argparse.Namespace, output: Output, stop: asyncio.Eve
 
 
 class _Command:
-    def __init__(self, output: Output, site: str, arguments: argparse.Namespace) -> None:
+    def __init__(self, output: Output, site: str, qr: bool, name: str, code: bool) -> None:
         self._output = output
-        self._qr: bool = arguments.qr
-        self._code: bool = arguments.code
-        self._name: str = arguments.name or ""
+        self._qr = qr
+        self._name = name
+        self._code = code
         self._site = site
         self._shared: dict[str, _Shared] = {}
         self._said: Trouble | None = None
