@@ -246,7 +246,7 @@ class _Download:
     async def _forget(self, app: App) -> None:
         app.call(lambda now: app.node.transfers.forget(self._id, now))
         if self._info is not None:  # and by the answer, what that deletes has been given to the storage
-            await app.storage.remove_external(self._info.root, link.hash_name)
+            await app.storage.remove_external(self._info.root, self._link.hash_name)
 
     async def _save(self, app: App, info: FileInfo) -> Path:
         folder, download = self._target.folder, self._download
