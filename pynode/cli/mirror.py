@@ -163,6 +163,6 @@ async def _share(
         raise CliError(f"{archive} cannot be written: {sentence(error.strerror or str(error))}") from None
     output.say(f"Root hash {manifest.root}: whoever gets the link needs it too, from somebody they trust.")
     output.record("packed", root=manifest.root)
-    others = {"files": [str(archive)], "each": False, "group": False, "name": None, "qr": False}
+    others = {"files": [str(archive)], "each": False, "group": False, "name": None, "qr": False, "code": False}
     shared = argparse.Namespace(**{**vars(arguments), **others})
     return await share.share(shared, output, stop)
