@@ -225,7 +225,8 @@ class _Download:
         seconds = time.monotonic() - started
         text = f"Complete and verified: {size_words(self._size)}"
         if self._fetched:
-            text += f", {size_words(self._fetched)} of it fetched in {time_words(seconds)}"
+            part = "of it " if self._fetched <= self._size else ""  # some files bring the rest of their pieces along
+            text += f", {size_words(self._fetched)} {part}fetched in {time_words(seconds)}"
             text += f" ({size_words(self._fetched / max(seconds, 0.001))}/s)"
         if self._target.stream:
             await self._pour(app)
