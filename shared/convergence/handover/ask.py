@@ -194,7 +194,6 @@ class Ask:
     def _leave(self, code: int, now: float) -> None:
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
-            pipe.handler = None
             pipe.abort(code, now)
 
     def _timed_out(self, phase: Phase, now: float) -> None:

@@ -187,7 +187,6 @@ class Offer:
     def _leave_look(self, now: float) -> None:
         look, self._look = self._look, None
         if look is not None:
-            look.handler = None
             look.abort(EndReason.DONE, now)
 
     def _raise(self, now: float) -> None:
