@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pynode.app import bound, page_folder
-from pynode.cli import get, share
+from pynode.cli import get, parser, share
 from pynode.cli.common import data_folder, settings, unless
 from pynode.cli.output import CliError, Output, Rate, bar, sentence
 from pynode.cli.sites import network_document, site_address
@@ -132,14 +133,18 @@ class _WithoutPath(Output):
         pass
 
 
+def _for_command(line: list[str], arguments: argparse.Namespace, **own: Any) -> argparse.Namespace:
+    """The arguments of another command: what its line says or leaves as it is, what was said to this one, and `own`."""
+    return argparse.Namespace(**{**vars(parser().parse_args(line)), **vars(arguments), **own})
+
+
 async def _by_circuits(
     arguments: argparse.Namespace, output: Output, stop: asyncio.Event
 ) -> Mapping[str, bytes] | None:
     own = data_folder(arguments, settings(arguments), "mirror")
     own.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=own) as folder:
-        others = {"output": folder, "share": False, "list": False, "only": None}
-        wanted = argparse.Namespace(**{**vars(arguments), **others})
+        wanted = _for_command(["get"], arguments, output=folder, share=False)
         if await get.get(wanted, _WithoutPath(output.as_json), stop, MAX_ARCHIVE):
             return None
         [archive] = Path(folder).iterdir()
@@ -163,6 +168,4 @@ async def _share(
         raise CliError(f"{archive} cannot be written: {sentence(error.strerror or str(error))}") from None
     output.say(f"Root hash {manifest.root}: whoever gets the link needs it too, from somebody they trust.")
     output.record("packed", root=manifest.root)
-    others = {"files": [str(archive)], "each": False, "group": False, "name": None, "qr": False, "code": False}
-    shared = argparse.Namespace(**{**vars(arguments), **others})
-    return await share.share(shared, output, stop)
+    return await share.share(_for_command(["share", str(archive)], arguments), output, stop)
